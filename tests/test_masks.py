@@ -1,0 +1,235 @@
+"Masks as pure functions, and `WeightMasks` on plain PyTorch models."
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+
+from dropconnect_tab.masks import WeightMasks, draw_mask, find_linears, read_mask
+
+sizes, ps = st.integers(1, 40), st.floats(0, 1, exclude_max=True)
+
+
+def gen(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def mlp(): return nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 1))
+
+
+@given(sizes, sizes, ps, st.integers(0, 2**31))
+def test_count_is_exact_and_nobody_is_dead(n_out, n_in, weight_p, seed):
+    n, n_drop = n_out*n_in, round(weight_p*n_out*n_in)
+    assume(n_drop < n)
+    keep = draw_mask((n_out, n_in), weight_p, gen(seed))
+    assert keep.dtype == torch.bool and keep.shape == (n_out, n_in) and keep.device.type == 'cpu'
+    assert int((~keep).sum()) == n_drop
+    assert int(keep.any(1).sum()) == min(n_out, n-n_drop)
+    assert int(keep.any(0).sum()) == min(n_in, n-n_drop)
+
+
+@given(sizes, st.lists(st.integers(1, 6), min_size=1, max_size=8), ps, st.integers(0, 2**31))
+def test_groups_drop_together(n_out, groups, weight_p, seed):
+    n = n_out*len(groups)
+    assume(round(weight_p*n) < n)
+    keep = draw_mask((n_out, sum(groups)), weight_p, gen(seed), groups)
+    by_group = [g for g in keep.split(groups, 1)]
+    assert all(bool((g.all(1) == g.any(1)).all()) for g in by_group)
+    assert sum(int((~g[:, 0]).sum()) for g in by_group) == round(weight_p*n)
+
+
+def test_masks_are_uniform():
+    "Every weight is dropped as often as every other: 4000 draws, 6 standard errors"
+    n, p = 4000, 0.5
+    g = gen()
+    freq = sum((~draw_mask((8, 6), p, g)).float() for _ in range(n))/n
+    assert (freq - p).abs().max() < 6*(p*(1-p)/n)**.5
+
+
+def test_generator_decides():
+    assert torch.equal(draw_mask((9, 9), .5, gen(1)), draw_mask((9, 9), .5, gen(1)))
+    assert not torch.equal(draw_mask((9, 9), .5, gen(1)), draw_mask((9, 9), .5, gen(2)))
+    torch.manual_seed(3)
+    a = draw_mask((9, 9), .5)
+    torch.manual_seed(3)
+    assert torch.equal(a, draw_mask((9, 9), .5))
+
+
+def test_groups_must_fit():
+    with pytest.raises(ValueError, match=r"groups=\[2, 3\] sum to 5, but the weight has 6 inputs"):
+        draw_mask((4, 6), .5, groups=[2, 3])
+
+
+@pytest.mark.parametrize('weight_p', [-0.1, 1.0, 'half', float('nan'), None, True])
+def test_weight_p_out_of_range(weight_p):
+    match = f"weight_p={weight_p!r} is not the fraction of weights to drop: give a number of at least 0 and below 1"
+    with pytest.raises(ValueError, match=match): draw_mask((4, 4), weight_p)
+    with pytest.raises(ValueError, match=match): WeightMasks(mlp(), weight_p)
+
+
+def test_a_layer_must_keep_something():
+    with pytest.raises(ValueError, match="weight_p=0.99 drops all 12 weights of a 3x4 layer: give a smaller one"):
+        draw_mask((3, 4), 0.99)
+
+
+def test_read_mask():
+    w = torch.randn(200, 100)
+    assert read_mask(w) is None
+    w[0, :2] = 0  # as many zeros as chance could make
+    assert read_mask(w) is None
+    w[0] = 0
+    assert torch.equal(read_mask(w), w != 0)
+    assert read_mask(torch.zeros(4, 4)) is None
+
+
+@pytest.mark.parametrize('kwargs, zeros', [
+    (dict(), [120, 100, 0]),
+    (dict(weight_p=0.8), [192, 160, 0]),
+    (dict(weight_p=[0.8, 0.1]), [192, 20, 0]),
+    (dict(weight_p=[0.8, 0]), [192, 0, 0]),
+    (dict(weight_p={'0': 0.8}), [192, 0, 0]),
+    (dict(weight_p={'4': 0.5, '2': 0.2}), [0, 40, 5]),
+    (dict(layers='2'), [0, 100, 0]),
+    (dict(layers=['0', '4']), [120, 0, 5]),
+    (dict(layers=lambda n, m: m.in_features == 10), [0, 0, 5]),
+    (dict(layers=lambda n, m: True, weight_p=.1), [24, 20, 1]),
+])
+def test_which_layers_and_how_much(kwargs, zeros):
+    model = mlp()
+    masks = WeightMasks(model, **kwargs).apply()
+    assert [int((l.weight == 0).sum()) for l in find_linears(model).values()] == zeros
+    assert [r['zeros'] for r in masks.report()] == [z for z, n in zip(zeros, find_linears(model)) if n in masks.linears]
+
+
+@pytest.mark.parametrize('kwargs, match', [
+    (dict(layers='head'), "no nn.Linear is called 'head'; this model has '0', '2', '4'"),
+    (dict(layers=lambda n, m: False), "chooses no nn.Linear; this model has '0', '2', '4'"),
+    (dict(layers=[]), r"layers=\[\] chooses no nn.Linear"),
+    (dict(weight_p=[.5, .5, .5]), r"3 values for the 2 layers \['0', '2'\]: give one each"),
+    (dict(weight_p={'9': .5}), "no nn.Linear is called '9'"),
+    (dict(weight_p={'0': .5}, layers=['0', '2']), r"says nothing of \['2'\]: add them"),
+    (dict(weight_p={'4': .5}, layers=['0']), "'4' is none of the masked layers '0'"),
+    (dict(weight_p=[.5, 2]), "weight_p=2 is not the fraction"),
+    (dict(unit='neuron'), "unit='neuron' is unknown: choose one of 'weight', 'feature'"),
+    (dict(unit='feature'), "a Sequential does not tell the widths of its table columns; set model.column_groups"),
+    (dict(seed='x'), "seed='x': give a whole number, or None"),
+])
+def test_bad_settings(kwargs, match):
+    with pytest.raises(ValueError, match=match): WeightMasks(mlp(), **kwargs)
+
+
+def test_models_without_a_layer_to_mask():
+    with pytest.raises(ValueError, match="no nn.Linear with a weight of its own"): WeightMasks(nn.ReLU())
+    with pytest.raises(ValueError, match="the only nn.Linear, '0', is the output layer"): WeightMasks(nn.Sequential(nn.Linear(3, 1)))
+    assert WeightMasks(nn.Sequential(nn.Linear(3, 1)), 0).linears == {}  # nothing is dropped, so nothing is missing
+
+
+def test_untrainable_layers_are_skipped():
+    model = mlp()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    assert list(WeightMasks(model).apply().linears) == ['2']
+    assert torch.equal(before, model[0].weight)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="'0', '2' do not require gradients: unfreeze a layer"): WeightMasks(model)
+
+
+def test_computed_weights_are_no_layers_to_mask():
+    model = mlp()
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    assert list(find_linears(model)) == ['2', '4']
+
+
+def test_one_seed_one_mask():
+    a, b, c = (WeightMasks(mlp(), seed=s).draw() for s in (5, 5, 6))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not torch.equal(a['0'], c['0'])
+    model, rng = mlp(), torch.get_rng_state()
+    WeightMasks(model, seed=5).apply()
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_no_seed_is_governed_by_the_global_one():
+    model = mlp()
+    def draw(seed):
+        torch.manual_seed(seed)
+        return WeightMasks(model).keeps['0']
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    torch.manual_seed(1)
+    assert not torch.equal(WeightMasks(model).keeps['0'], WeightMasks(model).keeps['0'])
+
+
+def test_unit_feature():
+    model = mlp()
+    model.column_groups = [4, 3, 3, 1, 1]
+    masks = WeightMasks(model, unit='feature', seed=0).apply()
+    first, second = masks.keeps['0'], masks.keeps['2']
+    assert all(bool((g.all(1) == g.any(1)).all()) for g in first.split(model.column_groups, 1))
+    assert int((~second).sum()) == 100  # deeper layers have no table columns
+    with pytest.raises(ValueError, match=r"no masked layer takes the 5 table columns \(12 inputs wide\); masked are \['2'\]"):
+        WeightMasks(model, unit='feature', layers='2')
+
+
+@pytest.mark.parametrize('weight_p', [0.2, 0.5, 0.9])
+def test_rescale_keeps_the_variance(weight_p):
+    lin = nn.Linear(500, 500, bias=False)
+    x = torch.randn(2000, 500)
+    dense = lin(x).var()
+    scaled, raw = copy.deepcopy(lin), copy.deepcopy(lin)
+    WeightMasks(scaled, weight_p, layers='', seed=0).apply()
+    WeightMasks(raw, weight_p, layers='', seed=0, rescale=False).apply()
+    assert torch.isclose(scaled(x).var(), dense, rtol=0.03)
+    assert torch.isclose(raw(x).var(), dense*(1-weight_p), rtol=0.03)
+    assert torch.equal(scaled.weight == 0, raw.weight == 0)
+
+
+def test_accidental_zeros_do_not_join_the_mask():
+    model = mlp()
+    with torch.no_grad(): model[0].weight.zero_()
+    masks = WeightMasks(model, seed=0).apply()
+    assert torch.equal(read_mask(model[0].weight), masks.keeps['0'])
+
+
+def test_started_and_read():
+    model = mlp()
+    assert not WeightMasks(model).started()
+    with pytest.raises(ValueError, match="'0', '2' has no exact zeros. Load a checkpoint of the frozen net first"):
+        WeightMasks(model).read()
+    masks = WeightMasks(model, seed=1).apply()
+    again = WeightMasks(model, seed=2)
+    assert again.started()
+    assert torch.equal(again.read().keeps['0'], masks.keeps['0'])
+    with pytest.raises(ValueError, match="50% of its weights are exactly 0, but weight_p=0.8"): WeightMasks(model, 0.8).started()
+
+
+def test_any_loop_holds_the_zeros():
+    model = mlp()
+    opt = torch.optim.Adam(model.parameters(), 0.1, weight_decay=0.1)
+    def step(masks=None):
+        model(torch.randn(32, 12)).square().mean().backward()
+        if masks: masks.mask_grads()
+        grads = [l.weight.grad.clone() for l in find_linears(model).values()]
+        opt.step()
+        if masks: masks.restore_zeros()
+        opt.zero_grad()
+        return grads
+    step()  # momentum from before the mask
+    masks = WeightMasks(model, seed=0).apply()
+    for _ in range(3):
+        grads = step(masks)
+        assert all(not g[~k].any() for g, k in zip(grads, masks.keeps.values()))
+        assert all(torch.equal(masks.linears[n].weight.view(torch.int32)[~k], torch.zeros(int((~k).sum()), dtype=torch.int32))
+                   for n, k in masks.keeps.items())  # bit for bit +0.0
+
+
+@pytest.mark.parametrize('seed', [3, None])
+def test_copies_are_small_and_equal(seed):
+    masks = WeightMasks(mlp(), seed=seed).apply()
+    for other in (copy.deepcopy(masks), pickle.loads(pickle.dumps(masks))):
+        assert all(torch.equal(other.keeps[n], masks.keeps[n]) for n in masks.keeps)
+        assert other.linears['0'] is not masks.linears['0']
+    big = WeightMasks(nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 1)), seed=0).apply()
+    assert len(pickle.dumps(big)) - len(pickle.dumps(big.linears)) < 10_000  # no mask in it: the seed draws it again
