@@ -1,0 +1,461 @@
+"The contract of the three doors: what a mask does, and what never happens to it."
+import copy
+import inspect
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from conftest import make_dls
+from fastai.callback.training import GradientClip
+from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner, TabularModel, get_emb_sz,
+                                load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
+from torch import nn
+
+from dropconnect_tab.all import *
+from dropconnect_tab.layers import FrozenLinear
+from dropconnect_tab.masks import find_linears, read_mask
+
+layers = [30, 20]
+
+
+def weights(model): return [l.weight.detach().clone() for l in find_linears(model).values()]
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+def keeps(model): return [l.weight != 0 for l in list(find_linears(model).values())[:-1]]
+def quiet(learn): return learn.no_bar(), learn.no_logging()
+
+
+def fit(learn, *args, f='fit', **kwargs):
+    with learn.no_bar(), learn.no_logging(): getattr(learn, f)(*args, **kwargs)
+    return learn
+
+
+def plain(dls, *cbs, **kwargs): return tabular_learner(dls, layers=layers, cbs=list(cbs), **kwargs)
+
+
+def through_model(dls, mask='frozen', weight_p=.5, seed=7, **kwargs):
+    return dropconnect_learner(dls, layers=layers, mask=mask, weight_p=weight_p, seed=seed, **kwargs)
+
+
+def through_callback(dls, mask='frozen', weight_p=.5, seed=7, **kwargs):
+    return plain(dls, DropConnectCallback(weight_p=weight_p, mask=mask, seed=seed), **kwargs)
+
+
+doors = pytest.mark.parametrize('door', [through_model, through_callback])
+kinds = pytest.mark.parametrize('mask', ['trainable', 'frozen'])
+
+
+# 1. Checkpoints are plain
+
+@kinds
+@doors
+def test_state_dict_keys_are_fastais(dls, door, mask):
+    learn = fit(door(dls, mask), 1)
+    assert list(learn.model.state_dict()) == list(plain(dls).model.state_dict())
+
+
+@kinds
+def test_state_dict_round_trip_with_a_plain_model(dls, mask):
+    ours, theirs = through_model(dls, mask).model, plain(dls).model
+    theirs.load_state_dict(ours.state_dict())
+    assert same(weights(ours), weights(theirs))
+    other = through_model(dls, mask, seed=8).model
+    other.load_state_dict(theirs.state_dict())
+    assert same(weights(ours), weights(other))
+    if mask == 'frozen':  # the mask came along with the zeros
+        assert same(keeps(ours), [l.keep for l in other.weight_masks.linears.values()])
+
+
+def test_a_dense_checkpoint_does_not_move_a_frozen_mask(dls):
+    ours, theirs = through_model(dls).model, plain(dls).model
+    before = keeps(ours)
+    ours.load_state_dict(theirs.state_dict())
+    assert same(before, keeps(ours))
+    assert same([w[k] for w, k in zip(weights(ours), before)], [w[k] for w, k in zip(weights(theirs), before)])
+
+
+# 2. A mask starts once
+
+class Recorded(Callback):
+    "Counts the exact zeros at each event of interest"
+    def __init__(self): self.zeros = {}
+    def before_batch(self):
+        if self.training: self.zeros.setdefault(self.epoch, int((find_linears(self.model)['layers.0.0'].weight == 0).sum()))
+
+
+def test_naive_events_move_no_mask(dls):
+    learn = plain(dls, DropConnectCallback(seed=1))
+    before = weights(learn.model)
+    with learn.no_bar():
+        learn.validate()
+        learn.get_preds()
+        learn.summary()
+        learn.lr_find(show_plot=False, num_it=10)
+    assert same(before, weights(learn.model))
+    assert not hasattr(learn.model, 'weight_masks')
+
+
+@kinds
+def test_lr_find_searches_on_the_masked_net_that_training_starts_with(dls, mask):
+    seen = {}
+    class Spy(Callback):
+        order = 100
+        def before_batch(self):
+            if self.training and self.train_iter == 0: seen[hasattr(self.learn, 'lr_finder')] = keeps(self.model)
+    learn = plain(dls, DropConnectCallback(mask=mask), Spy())
+    with learn.no_bar(): learn.lr_find(show_plot=False, num_it=10)
+    fit(learn, 1)
+    assert same(seen[True], seen[False])
+    assert [int((~k).sum()) for k in seen[True]] == [int(k.numel()/2) for k in seen[True]]
+
+
+@kinds
+@doors
+def test_nothing_after_the_start_draws_moves_or_deepens(dls, door, mask):
+    learn = fit(door(dls, mask), 1)
+    before, zeros = weights(learn.model), keeps(learn.model)
+    with learn.no_bar():
+        learn.validate()
+        learn.get_preds()
+        learn.show_results()
+        learn.lr_find(show_plot=False, num_it=10)
+    learn.save('m')
+    learn.load('m')
+    assert same(before, weights(learn.model))
+    fit(learn, 1)
+    fit(learn, 1, cbs=DropConnectCallback(mask=mask))  # a second callback is no second start
+    if mask == 'frozen': assert same(zeros, keeps(learn.model))
+    else: assert all(float(k.float().mean()) > .99 for k in keeps(learn.model))
+
+
+def test_a_mask_starts_with_the_first_training_batch(dls):
+    learn = plain(dls, cb := Recorded(), DropConnectCallback(seed=1))
+    fit(learn, 2)
+    n = find_linears(learn.model)['layers.0.0'].weight.numel()
+    assert cb.zeros[0] == n//2 and cb.zeros[1] < n//20
+
+
+def test_callback_for_one_fit_leaves_a_frozen_net_behind(dls):
+    learn = fit(plain(dls), 1, cbs=DropConnectCallback(mask='frozen'))
+    zeros = keeps(learn.model)
+    fit(learn, 2)
+    assert same(zeros, keeps(learn.model))
+    assert sum(int((~k).sum()) for k in zeros) > 0
+
+
+# 3. Resuming is not starting
+
+@pytest.mark.parametrize('how', ['start_epoch', 'start=False'])
+@kinds
+def test_resuming(dls, mask, how):
+    def learner(**kwargs): return plain(dls, DropConnectCallback(mask=mask, **kwargs))
+    learn = fit(learner(), 2)
+    learn.save('half', with_opt=True)
+    before, zeros = weights(learn.model), keeps(learn.model)
+    again = learner(start=how == 'start_epoch')
+    again.load('half')
+    class AtStart(Callback):
+        order = 100
+        def before_train(self): self.first = getattr(self, 'first', None) or weights(self.model)
+    spy = AtStart()
+    fit(again, 4, start_epoch=2 if how == 'start_epoch' else 0, cbs=spy)
+    assert same(spy.first, before)
+    if mask == 'frozen': assert same(zeros, keeps(again.model))
+
+
+def test_resuming_frozen_needs_zeros(dls):
+    learn = plain(dls, DropConnectCallback(mask='frozen', start=False))
+    with pytest.raises(ValueError, match="no frozen mask to go on with"): fit(learn, 1)
+    with pytest.raises(ValueError, match="no frozen mask to go on with"):
+        fit(plain(dls, DropConnectCallback(mask='frozen')), 3, start_epoch=1)
+
+
+def test_fresh_frozen_learner_finds_the_zeros_of_a_checkpoint(dls):
+    learn = fit(through_callback(dls), 1)
+    learn.save('m')
+    zeros = keeps(learn.model)
+    again = through_callback(dls, seed=8)
+    again.load('m')
+    fit(again, 1)
+    assert same(zeros, keeps(again.model))
+
+
+# 4. Frozen is exact
+
+class Muonlike(torch.optim.Optimizer):
+    "Mixes the entries of each matrix, as orthogonalised updates do"
+    def __init__(self, params, lr): super().__init__(params, dict(lr=lr))
+    @torch.no_grad()
+    def step(self):
+        for g in self.param_groups:
+            for p in g['params']:
+                if p.grad is not None: p.sub_(p.grad + p.grad.mean() + 1e-3, alpha=g['lr'])
+
+
+optimizers = {
+    'sgd with momentum': partial(SGD, mom=.9), 'adam': Adam, 'adam with l2': partial(Adam, decouple_wd=False, wd=.1),
+    'sgd with l2': partial(SGD, mom=.9, wd=.1, decouple_wd=False), 'decoupled': partial(Adam, wd=.1), 'rmsprop': partial(RMSProp, mom=.9),
+    'ranger': ranger, 'torch adamw': partial(OptimWrapper, opt=torch.optim.AdamW), 'mixing': partial(OptimWrapper, opt=Muonlike)}
+
+
+class Exact(Callback):
+    "After every step the dropped weights are +0.0, bit for bit, and gradients that clipping sees are live"
+    order = 100
+    def __init__(self): self.steps = 0
+    def masks(self): return zip(self.learn.model.weight_masks.linears.values(), self.learn.model.weight_masks.keeps.values())
+    def before_step(self): assert all(not l.weight.grad[~k].any() for l, k in self.masks())
+    def after_step(self):
+        self.steps += 1
+        for l, k in self.masks(): assert not l.weight.view(torch.int32)[~k].any()
+
+
+@pytest.mark.parametrize('late', [False, True], ids=['from the start', 'after an epoch without'])
+@pytest.mark.parametrize('opt', optimizers)
+def test_frozen_zeros_are_exact(dls, opt, late):
+    learn = plain(dls, opt_func=optimizers[opt], lr=1e-2)
+    if late: fit(learn, 1)
+    fit(learn, 2, cbs=[DropConnectCallback(mask='frozen', seed=1), exact := Exact()])
+    assert exact.steps == 10
+    assert [int((~k).sum()) for k in keeps(learn.model)] == [k.numel()//2 for k in keeps(learn.model)]
+
+
+@pytest.mark.parametrize('opt', optimizers)
+def test_frozen_model_is_exact(dls, opt):
+    learn = fit(through_model(dls, opt_func=optimizers[opt], lr=1e-2), 2, cbs=(exact := Exact()))
+    assert exact.steps == 10
+
+
+@pytest.mark.parametrize('opt', [partial(torch.optim.SGD, momentum=.9, weight_decay=.1), torch.optim.AdamW, Muonlike])
+def test_frozen_model_in_a_bare_pytorch_loop(dls, opt):
+    model = through_model(dls).model
+    zeros = keeps(model)
+    opt = opt(model.parameters(), lr=1e-2)
+    for _ in range(2):
+        model.train()
+        for xcat, xcont, y in dls.train:
+            nn.functional.mse_loss(model(xcat, xcont), y.float()).backward()
+            opt.step()
+            opt.zero_grad()
+        model.eval()
+        assert same(zeros, keeps(model))
+    assert all(torch.equal(v != 0, k) for v, k in zip((v for n, v in model.state_dict().items() if n.endswith('.0.weight')), zeros)
+               if v.shape == k.shape)
+
+
+def test_clipping_sees_live_gradients_only(dls):
+    def norm_at_clipping(mask):
+        norms = []
+        class Norm(Callback):
+            order = GradientClip.order
+            def before_step(self):
+                w = [l.weight for l in list(find_linears(self.model).values())[:-1]]
+                norms.append([bool(p.grad[p == 0].any()) for p in w])
+        fit(through_callback(dls, mask), 1, cbs=[GradientClip(1.), Norm()])
+        return norms[0]
+    assert norm_at_clipping('trainable') == [True, True]
+    assert norm_at_clipping('frozen') == [False, False]
+
+
+def test_other_linears_are_held_by_the_callback(dls):
+    "A subclass with a forward of its own keeps it"
+    class Doubled(nn.Linear):
+        def forward(self, x): return 2*super().forward(x)
+    learn = plain(dls, DropConnectCallback(mask='frozen', seed=1))
+    lin = learn.model.layers[0][0]
+    lin.__class__ = Doubled
+    fit(learn, 2, cbs=(exact := Exact()))
+    assert type(lin) is Doubled and exact.steps == 10
+    assert int((lin.weight == 0).sum()) == lin.weight.numel()//2
+
+
+# 5. One seed, one mask
+
+def test_same_seed_same_mask_through_every_door(dls):
+    masks = [through_model(dls, 'frozen').model, through_model(dls, 'trainable').model,
+             fit(through_callback(dls, 'frozen'), 1).model]
+    assert same(keeps(masks[0]), keeps(masks[1]))
+    assert same(keeps(masks[0]), keeps(masks[2]))
+    assert not same(keeps(masks[0]), keeps(through_model(dls, seed=8).model))
+
+
+def test_a_mask_leaves_the_global_rng_as_it_was(dls):
+    def after(build):
+        set_seed(3)
+        build()
+        return torch.get_rng_state()
+    assert torch.equal(after(lambda: plain(dls)), after(lambda: through_model(dls, seed=1)))
+    assert not torch.equal(after(lambda: plain(dls)), after(lambda: through_model(dls, seed=None)))
+    assert torch.equal(after(lambda: plain(dls)), after(lambda: through_model(dls, weight_p=0, seed=None)))
+
+
+# 6, 7. Counts and scale are tested with the masks; here: what reaches the net
+
+@doors
+def test_counts_and_scale_reach_the_net(dls, door):
+    learn = fit(door(dls, 'frozen', weight_p=.8, opt_func=partial(SGD), lr=0.), 1)
+    set_seed(0)
+    for (n, l), keep in zip(list(find_linears(learn.model).items())[:-1], keeps(learn.model)):
+        assert int((~keep).sum()) == round(.8*keep.numel())
+        assert torch.isclose(l.weight.var(correction=0), torch.tensor(1/(3*l.in_features)), rtol=.25)  # kaiming_uniform of nn.Linear
+
+
+# 8. Nothing is silent
+
+@pytest.mark.parametrize('kwargs, match', [
+    (dict(weight_p=-0.1), "weight_p=-0.1 is not the fraction"), (dict(weight_p=1.0), "weight_p=1.0 is not the fraction"),
+    (dict(weight_p='half'), "weight_p='half' is not the fraction"), (dict(mask='frosen'), "mask='frosen' is unknown: choose one of"),
+    (dict(mask='resampled'), "'resampled' .* is not there yet: choose 'trainable' or 'frozen'"),
+    (dict(unit='column'), "unit='column' is unknown: choose one of 'weight', 'feature'"),
+    (dict(weight_p=[.5]), "1 values for the 2 layers"), (dict(weight_p={'layers.9': .5}), "'layers.9'")])
+def test_bad_settings_in_every_door(dls, kwargs, match):
+    model = plain(dls).model
+    emb_szs = get_emb_sz(dls.train_ds)
+    for door in (lambda: dropconnect_learner(dls, layers=layers, **kwargs),
+                 lambda: dropconnect_learner(dls, layers=layers, config=dropconnect_config(**kwargs)),
+                 lambda: DropConnectTabularModel(emb_szs, 2, 1, layers, **kwargs),
+                 lambda: TabularLearner(dls, model, cbs=DropConnectCallback(**kwargs))):
+        with pytest.raises(ValueError, match=match): door()
+    assert all(k.all() for k in keeps(model))
+
+
+def test_what_comes_later_is_an_error(dls):
+    with pytest.raises(TypeError, match="members"): DropConnectTabularModel([], 2, 1, layers, members=8)
+    with pytest.raises(TypeError, match="members"): dropconnect_learner(dls, members=8)
+
+
+def test_a_learner_without_a_linear(dls):
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(2))
+    with pytest.raises(ValueError, match="no nn.Linear with a weight of its own"):
+        Learner(dls, model, loss_func=nn.MSELoss(), cbs=DropConnectCallback())
+    with pytest.raises(ValueError, match="the only nn.Linear, 'layers.0.0', is the output layer"):
+        tabular_learner(dls, config=dict(), layers=[], cbs=DropConnectCallback())
+
+
+@pytest.mark.parametrize('kwargs', [dict(weight_p=.8), dict(mask='trainable'), dict(unit='feature'), dict(seed=8),
+                                    dict(layers='layers.0'), dict(rescale=False)])
+def test_contradictions(dls, kwargs):
+    model = through_model(dls).model
+    name = list(kwargs)[0]
+    with pytest.raises(ValueError, match=f"{name}=.* contradicts the masks that the model has.*leave {name} out"):
+        TabularLearner(dls, model, cbs=DropConnectCallback(**kwargs))
+    TabularLearner(dls, model, cbs=DropConnectCallback(weight_p=.5, mask='frozen', unit='weight', seed=7, layers=['layers.0', 'layers.1']))
+
+
+# 9. Nearly free
+
+def test_trainable_learner_has_no_callback(dls):
+    assert not through_model(dls, 'trainable')._grab_cbs(DropConnectCallback)
+    assert len(through_model(dls, 'frozen')._grab_cbs(DropConnectCallback)) == 1
+    assert len(through_model(dls, 'frozen', cbs=DropConnectCallback)._grab_cbs(DropConnectCallback)) == 1
+
+
+# The doors' arguments
+
+def test_learner_arguments_reach_the_model(dls):
+    config = dropconnect_config(ps=.2, embed_p=.1, use_bn=False, weight_p=.8, y_range=(-5, 5), rescale=False)
+    given = copy.deepcopy(config)
+    model = dropconnect_learner(dls, layers=[7], emb_szs={'shop': 3}, config=config, n_out=2, mask='frozen', seed=3).model
+    assert config == given
+    assert model.embeds[0].embedding_dim == 3 and model.emb_drop.p == .1 and model.layers[0][2].p == .2
+    assert model.layers[0][0].out_features == 7 and model.layers[1][0].out_features == 2
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in model.layers.modules())
+    assert (model.layers[-1].low, model.layers[-1].high) == (-5, 5)
+    masks = model.weight_masks
+    assert (masks.weight_p['layers.0.0'], masks.mask, masks.seed, masks.rescale) == (.8, 'frozen', 3, False)
+    assert dropconnect_learner(dls, config=config, weight_p=.2, y_range=(0, 1), rescale=True).model.weight_masks.rescale is True
+    wide = dropconnect_learner(dls, metrics=rmse, unit='feature')
+    assert wide.model.weight_masks.unit == 'feature' and len(wide.metrics) == 1
+    assert [l.out_features for l in find_linears(wide.model).values()] == [200, 100, 1]
+    with pytest.raises(ValueError, match="n_out is not known"):
+        dls.c = 0
+        dropconnect_learner(dls)
+
+
+def test_signatures_are_fastais_plus_ours():
+    ours = {'weight_p', 'mask', 'unit', 'seed', 'rescale'}
+    for a, b in ((tabular_learner, dropconnect_learner), (tabular_config, dropconnect_config)):
+        a, b = (inspect.signature(o).parameters for o in (a, b))
+        assert set(b) - set(a) == ours and [n for n in b if n not in ours] == list(a)
+        positional = [n for n, p in a.items() if p.kind != p.KEYWORD_ONLY]
+        assert list(b)[:len(positional)] == positional
+        for n in a:
+            if n != 'act_cls': assert a[n].default == b[n].default, n
+
+
+def test_weight_p_0_is_fastais_net(dls):
+    def losses(learner, **kwargs):
+        set_seed(1)
+        learn = fit(learner(dls, layers=layers, **kwargs), 2)
+        return [float(l) for l in learn.recorder.losses]
+    assert losses(tabular_learner) == losses(dropconnect_learner, weight_p=0)
+    assert losses(tabular_learner) != losses(dropconnect_learner, weight_p=.5)
+
+
+def test_sparsity(dls):
+    learn = through_model(dls, weight_p=[.8, .5])
+    df = learn.sparsity()
+    assert list(df.columns) == ['layer', 'shape', 'weight_p', 'zeros', 'zero fraction']
+    assert list(df['layer']) == ['layers.0.0', 'layers.1.0', 'layers.2.0'] and list(df['weight_p']) == [.8, .5, 0]
+    assert list(df['zeros']) == [round(.8*30*df['shape'][0][1]), 300, 0] and df['zero fraction'][1] == .5
+    assert list(plain(dls).sparsity()['weight_p']) == [0, 0, 0]
+
+
+# Copies
+
+@kinds
+@doors
+def test_export_and_load_in_a_new_process(dls, door, mask, tmp_path):
+    learn = fit(door(dls, mask), 1)
+    preds, zeros = learn.get_preds()[0], keeps(learn.model)
+    learn.export('export.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        again = load_learner(tmp_path/'export.pkl')
+    again.dls = dls
+    assert torch.allclose(again.get_preds()[0], preds, atol=1e-6)
+    fit(again, 1)
+    if mask == 'frozen': assert same(zeros, keeps(again.model))
+    code = f"from fastai.tabular.all import *; l = load_learner(r'{tmp_path/'export.pkl'}'); print(l.sparsity()['zeros'].sum())"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import dropconnect_tab.all;' + code], capture_output=True, text=True)
+    assert int(out.stdout) == sum(int((~k).sum()) for k in zeros), out.stderr
+
+
+@kinds
+@doors
+def test_deepcopy(dls, door, mask):
+    learn = fit(door(dls, mask), 1)
+    other = copy.deepcopy(learn)
+    zeros = keeps(learn.model)
+    fit(other, 1)
+    assert not same(weights(learn.model), weights(other.model))
+    if mask == 'frozen': assert same(zeros, keeps(other.model))
+
+
+def test_callback_warns_of_nothing(dls):
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'You are shadowing an attribute')
+        fit(through_model(dls), 1)
+        fit(through_callback(dls), 1, cbs=None)
+        fit(plain(dls), 1, cbs=DropConnectCallback(layers='layers.0', unit='feature', weight_p=.5))
+
+
+def test_models_own_masks_need_no_settings(dls):
+    model = DropConnectTabularModel(get_emb_sz(dls.train_ds), 2, 1, layers, weight_p=.8, mask='frozen')
+    zeros = keeps(model)
+    fit(TabularLearner(dls, model, cbs=DropConnectCallback()), 2)
+    assert same(zeros, keeps(model)) and isinstance(model.layers[0][0], FrozenLinear)
+
+
+def test_any_learner(dls):
+    "A model that is not tabular, and a predicate for its layers"
+    class Conts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+        def forward(self, cat, cont): return self.net(cont)
+    learn = Learner(dls, Conts(), loss_func=nn.MSELoss(), cbs=DropConnectCallback(mask='frozen', seed=0))
+    assert [int((w == 0).sum()) for w in weights(fit(learn, 1).model)] == [16, 128, 0]
+    learn = Learner(dls, Conts(), loss_func=nn.MSELoss(), cbs=DropConnectCallback(mask='frozen', layers=lambda n, m: n == 'net.2'))
+    assert [int((w == 0).sum()) for w in weights(fit(learn, 1).model)] == [0, 128, 0]
