@@ -1,0 +1,47 @@
+"The README's examples run, in one go, as a reader would type them."
+import re
+
+import pytest
+from conftest import root
+from dropconnect_tab.masks import find_linears
+
+text = (root/'README.md').read_text(encoding='utf-8')
+
+
+def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', text, re.M | re.S)
+
+
+def test_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snippets, learners, ns = blocks('python'), [], {}
+    assert len(snippets) == 4
+    for s in snippets:
+        exec(s, ns)
+        if 'learn' in ns: learners.append(ns['learn'])
+    zeros = [[int((l.weight == 0).sum()) for l in find_linears(learn.model).values()] for learn in learners]
+    n_in = learners[0].model.layers[0][0].in_features
+    assert sum(zeros[0]) < 10  # trainable
+    assert zeros[1] == [round(.8*200*n_in), 10_000, 0]
+    assert zeros[2] == [100*n_in, 0, 0]
+
+
+def test_the_two_commands_come_first():
+    first, second = [b.strip() for b in blocks('bash')[:2]]
+    assert first == 'pip install -e . && dropconnect-bulldozers'
+    assert second == "pip install -e '.[dev]' && nbdev-test && pytest"
+    ci = (root/'.ci'/'run').read_text()
+    assert "grep -m1 -F 'nbdev-test' README.md" in ci
+    assert next(l for l in text.splitlines() if 'nbdev-test' in l) == second
+
+
+@pytest.mark.parametrize('link', re.findall(r'\]\((?!https?:)([^)]+)\)', text))
+def test_links_lead_somewhere(link): assert (root/link).exists()
+
+
+def test_settings_are_the_defaults():
+    import inspect
+    from dropconnect_tab.all import DropConnectTabularModel
+    params = inspect.signature(DropConnectTabularModel).parameters
+    rows = re.findall(r'^\| `(\w+)` \| `([^`]+)` \|', text, re.M)
+    assert [n for n, _ in rows] == [n for n, p in params.items() if p.kind == p.KEYWORD_ONLY]
+    assert all(repr(params[n].default) == d for n, d in rows)
