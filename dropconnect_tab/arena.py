@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['arms', 'Table', 'table_dls', 'Settings', 'y_limits', 'fit_net', 'write_whole', 'run_path', 'run_params', 'load_run',
-           'run_arm', 'run_arms', 'summarise', 'format_summary', 'plot_arms', 'report']
+           'run_arm', 'check_experiment', 'run_arms', 'summarise', 'format_summary', 'plot_arms', 'report']
 
 # %% ../nbs/09_arena.ipynb #d8633492
 import hashlib, json, os, platform, time
@@ -172,7 +172,19 @@ def run_arm(
     write_whole(path, lambda p: p.write_text(json.dumps(res, indent=1), encoding='utf-8'))  # last: it says that the run is complete
     return res
 
-# %% ../nbs/09_arena.ipynb #0dc4078a
+# %% ../nbs/09_arena.ipynb #def3d5d3
+def check_experiment(
+    names:list, # Arms to run
+    seeds:int, # Number of seeds
+    settings:Settings, # What all arms have in common
+):
+    "A `ValueError` that names the first thing that cannot be run"
+    if not names: raise ValueError(f"no arm to run: choose some of {', '.join(map(repr, arms))}")
+    for o in names: check_choice('arm', o, list(arms))
+    check_weight_p(settings.weight_p)
+    if seeds < 1: raise ValueError(f"seeds={seeds!r}: give at least 1")
+    if settings.epochs < 1: raise ValueError(f"epochs={settings.epochs!r}: give at least 1")
+
 def run_arms(
     table:Table, # Table to fit
     names:list, # Arms to run
@@ -182,11 +194,7 @@ def run_arms(
     device=None, # Device to train on; None: a GPU where there is one
 ) -> list: # One dict for each run
     "Run what is not there yet, and return all results"
-    for o in names: check_choice('arm', o, list(arms))
-    if not names: raise ValueError(f"no arm to run: choose some of {', '.join(map(repr, arms))}")
-    check_weight_p(settings.weight_p)
-    if seeds < 1: raise ValueError(f"seeds={seeds!r}: give at least 1")
-    if settings.epochs < 1: raise ValueError(f"epochs={settings.epochs!r}: give at least 1")
+    check_experiment(names, seeds, settings)
     runs = [(arm,seed) for seed in range(seeds) for arm in names]
     there = [load_run(run_path(out, table, arm, seed), run_params(table, arm, settings)) is not None for arm,seed in runs]
     n_epochs = settings.epochs * there.count(False)

@@ -1,0 +1,477 @@
+"What is not on the page of the Bulldozers table: every way a file can be broken, and the numbers of the real one"
+import hashlib, os, random, re, zipfile
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+
+from dropconnect_tab import bulldozers
+from dropconnect_tab.bulldozers import (COLUMNS, SPLITS, book_features, load_bulldozers, split_bulldozers,
+                                        synthetic_sales, write_synthetic)
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get('DROPCONNECT_TAB_DATA', ROOT/'../shared/data'))/'bulldozers-2012'
+needs_data = pytest.mark.skipif(not (DATA/'TrainAndValid.zip').exists(), reason="the sales of 2012 are not here: "
+                                "set DROPCONNECT_TAB_DATA to the folder that has bulldozers-2012/TrainAndValid.zip")
+
+@pytest.fixture(scope='module')
+def sales(): return synthetic_sales(400)
+
+def as_csv(df, **kwargs): return df.to_csv(index=False, lineterminator='\r\n', **kwargs).encode()
+
+def as_zip(path, **files):
+    "A zip at `path` with `files`, which are bytes; `__csv` at the end of a name is `.csv`"
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+        for name,raw in files.items(): z.writestr(re.sub('__([a-z]+)$', r'.\1', name), raw)
+    return path
+
+def raises(exc, path, *texts):
+    "Loading `path` raises `exc`, nothing else, with all `texts` in its message"
+    with pytest.raises(exc) as e: load_bulldozers(path, verbose=False)
+    assert type(e.value) is exc
+    for o in texts: assert o in str(e.value)
+
+def broken(tmp_path, df, *texts, **kwargs):
+    path = tmp_path/'sales.csv'
+    path.write_bytes(df if isinstance(df, bytes) else as_csv(df, **kwargs))
+    raises(ValueError, path, 'sales.csv', *texts)
+
+def with_cell(df, row, col, value):
+    df = df.astype({col:object})
+    df.loc[row-1,col] = value
+    return df
+
+def parts(sales):
+    "Kaggle's Train, Valid and ValidSolution of `sales`"
+    train,valid = sales.iloc[:300],sales.iloc[300:]
+    answer = valid[['SalesID','SalePrice']].assign(Usage='Public').sample(frac=1, random_state=0)
+    return dict(Train=as_csv(train), Valid=as_csv(valid.drop(columns='SalePrice')), ValidSolution=as_csv(answer))
+
+def put(folder, raws, suffix='.csv'):
+    folder.mkdir(exist_ok=True)
+    for stem,raw in raws.items():
+        if suffix == '.csv': (folder/f'{stem}.csv').write_bytes(raw)
+        else: as_zip(folder/f'{stem}.zip', **{f'{stem}__csv':raw})
+    return folder
+
+# --- errors: the path -----------------------------------------------------------------------------------------------
+
+def test_missing_path(tmp_path):
+    raises(FileNotFoundError, tmp_path/'no.zip', 'no.zip', 'bluebook-for-bulldozers', 'TrainAndValid.zip', 'account')
+
+@pytest.mark.parametrize('name', ['sales.csv', 'sales.zip'])
+@pytest.mark.parametrize('raw', [b'', b'\r\n \n'])
+def test_empty_file(tmp_path, name, raw):
+    (tmp_path/name).write_bytes(raw)
+    what = 'is not a zip' if name == 'sales.zip' and raw else 'is empty'
+    raises(ValueError, tmp_path/name, f'{name} {what}', 'download it again')
+
+def test_no_zip(tmp_path, sales):
+    (tmp_path/'a.zip').write_bytes(as_csv(sales))
+    raises(ValueError, tmp_path/'a.zip', 'a.zip is not a zip file', 'download it again')
+
+def test_truncated_zip(tmp_path, sales):
+    raw = as_zip(tmp_path/'a.zip', TrainAndValid__csv=as_csv(sales)).read_bytes()
+    (tmp_path/'a.zip').write_bytes(raw[:len(raw)//2])
+    raises(ValueError, tmp_path/'a.zip', 'a.zip', 'the end of it is missing', 'download it again')
+
+def test_damaged_zip(tmp_path, sales):
+    raw = bytearray(as_zip(tmp_path/'a.zip', TrainAndValid__csv=as_csv(sales)).read_bytes())
+    raw[len(raw)//2] ^= 0xff
+    (tmp_path/'a.zip').write_bytes(raw)
+    raises(ValueError, tmp_path/'a.zip', 'a.zip is damaged', 'TrainAndValid.csv', 'download it again')
+
+def test_zip_without_csv(tmp_path):
+    path = as_zip(tmp_path/'a.zip', readme__txt=b'hello')
+    raises(ValueError, path, 'a.zip has no csv', 'readme.txt', 'TrainAndValid.zip')
+
+def test_zip_with_unknown_csvs(tmp_path):
+    raises(ValueError, as_zip(tmp_path/'a.zip', x__csv=b'1', y__csv=b'2'), 'a.zip', 'x.csv, y.csv', 'TrainAndValid.zip')
+
+def test_known_name_for_a_zip_of_several(tmp_path, sales):
+    inner = as_zip(tmp_path/'i.zip', x__csv=b'1', y__csv=b'2').read_bytes()
+    path = as_zip(tmp_path/'a.zip', TrainAndValid__zip=inner, z__csv=b'3')
+    raises(ValueError, path, 'TrainAndValid.zip has several', 'x.csv, y.csv', 'unpack')
+
+def test_folder_without_known_file(tmp_path, sales):
+    raises(ValueError, tmp_path, str(tmp_path), 'but nothing', 'TrainAndValid')
+    (tmp_path/'other.csv').write_bytes(as_csv(sales))
+    raises(ValueError, tmp_path, 'other.csv', 'TrainAndValid', 'ValidSolution')
+
+@pytest.mark.parametrize('gone', ['Train', 'Valid', 'ValidSolution'])
+def test_a_part_is_missing(tmp_path, sales, gone):
+    put(tmp_path, {k:v for k,v in parts(sales).items() if k != gone})
+    raises(ValueError, tmp_path, f'has no {gone} (', 'add what is missing')
+
+# --- errors: the csv ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('sep', ';\t|')
+def test_delimiter(tmp_path, sales, sep): broken(tmp_path, sales, repr(sep), 'save it with commas', sep=sep)
+
+@pytest.mark.parametrize('cols', [['SalePrice'], ['saledate'], ['Blade_Type'], ['ModelID','Tire_Size'], COLUMNS[1:]])
+def test_missing_columns(tmp_path, sales, cols):
+    broken(tmp_path, sales.drop(columns=cols), f"no column {', '.join(cols)}", 'TrainAndValid.zip')
+
+def test_valid_alone(tmp_path, sales):
+    broken(tmp_path, sales.drop(columns='SalePrice'), 'no column SalePrice', 'ValidSolution.csv')
+
+def test_column_twice(tmp_path, sales):
+    broken(tmp_path, as_csv(sales).replace(b'MachineID', b'ModelID', 1), 'column ModelID twice', 'delete one')
+
+def test_header_only(tmp_path, sales): broken(tmp_path, sales.head(0), 'no rows', 'download it again')
+
+@pytest.mark.parametrize('raw', [b'hello', b'\xef\xbb\xbf', b'\x1f\x3c\n\x00'])
+def test_another_kind_of_file(tmp_path, raw): broken(tmp_path, raw, 'SalesID', 'saledate', 'TrainAndValid.zip')
+
+def test_not_utf8(tmp_path, sales):
+    raw = as_csv(sales)
+    i = [i for i,o in enumerate(raw) if o == 10][6] + 12
+    broken(tmp_path, raw[:i] + b'\xff' + raw[i+1:], '0xff', f'offset {i}', 'row 7', 'UTF-8')
+
+def test_utf16(tmp_path, sales):
+    broken(tmp_path, sales.to_csv(index=False).encode('utf-16'), '0xff at offset 0, in row 0', 'UTF-8')
+
+@pytest.mark.parametrize('every', [False, True])
+@pytest.mark.parametrize('more', [b',x', b',', None])
+def test_ragged_rows(tmp_path, sales, more, every):
+    lines = as_csv(sales.head(9)).split(b'\r\n')
+    for i in range(1, 10) if every else [4]: lines[i] = lines[i] + more if more else lines[i].rsplit(b',', 1)[0]
+    row,n = 1 if every else 4,54 if more else 52
+    broken(tmp_path, b'\r\n'.join(lines), f'row {row}: {n} values for 53 columns', 'correct the row')
+
+def test_cut_off(tmp_path, sales):
+    raw = as_csv(sales.head(9)).rstrip()
+    broken(tmp_path, raw[:raw.rindex(b'\n')+30], 'row 9', 'values for 53 columns', 'download')
+
+def test_open_quote(tmp_path, sales):
+    raw = as_csv(sales.head(9)).rstrip()
+    broken(tmp_path, raw.rsplit(b',', 1)[0] + b',"Conventional', 'cut off or damaged', 'download it again')
+    lines = raw.split(b'\r\n')
+    lines[3] = lines[3].replace(b',', b',"', 1)
+    broken(tmp_path, b'\r\n'.join(lines), 'row 3', 'values for 53 columns', 'correct the row')
+
+def test_endless_field(tmp_path, sales):
+    broken(tmp_path, as_csv(sales.head(2)) + b'1,"' + b'x'*200_000, 'row 3', 'field larger than', 'correct the row')
+
+@pytest.mark.parametrize('value', ['31/12/2011 0:00', 'soon', '', '2/30/2011 0:00', '9999-01-01', 'NaT'])
+@pytest.mark.parametrize('row', [1, 6])
+def test_dates(tmp_path, sales, value, row):
+    broken(tmp_path, with_cell(sales, row, 'saledate', value), f'row {row}: saledate {value or "nan"}',
+           'no date', 'month/day/year')
+
+def test_day_first_is_no_date(tmp_path, sales):
+    dates = pd.to_datetime(sales.saledate).dt.strftime('%d/%m/%Y')
+    bad = dates[dates.str[:2].astype(int) > 12].index[0]
+    assert bad > 0 or dates[0][:2] > '12'
+    broken(tmp_path, sales.assign(saledate=dates), f'saledate {dates[bad]}', 'no date')
+
+@pytest.mark.parametrize('value', [-1, 0, '', 'cheap', 'inf', '-inf'])
+def test_prices(tmp_path, sales, value):
+    shown = {'':'nan'}.get(value, value)
+    broken(tmp_path, with_cell(sales, 5, 'SalePrice', value), f'row 5: SalePrice {shown}', 'dollars above 0')
+
+def test_ids(tmp_path, sales):
+    twice = with_cell(sales, 9, 'SalesID', sales.SalesID[2])
+    broken(tmp_path, twice, f'row 9: SalesID {sales.SalesID[2]} was in row 3 already', 'delete one')
+    for value in ('','x17'):
+        broken(tmp_path, with_cell(sales, 9, 'SalesID', value), f"row 9: SalesID {value or 'nan'}", 'no number')
+
+def test_ids_across_parts(tmp_path, sales):
+    two = with_cell(sales, 350, 'SalesID', sales.SalesID[7])
+    again = f'SalesID {sales.SalesID[7]} was in row 8'
+    raises(ValueError, put(tmp_path, parts(two)), 'Train.csv with Valid.csv', again, 'delete one')
+
+def test_a_price_is_missing_in_the_solution(tmp_path, sales):
+    raws = parts(sales)
+    raws['ValidSolution'] = raws['ValidSolution'].replace(str(sales.SalesID[304]).encode(), b'77')
+    raises(ValueError, put(tmp_path, raws), 'Valid.csv', 'ValidSolution.csv', 'row 5: SalePrice nan', 'dollars above 0')
+
+@pytest.mark.parametrize('stem', ['Train', 'Valid', 'ValidSolution'])
+def test_ids_in_parts(tmp_path, sales, stem):
+    raws = parts(sales)
+    lines = raws[stem].split(b'\r\n')
+    lines[4] = b'x17' + lines[4][lines[4].index(b','):]
+    raws[stem] = b'\r\n'.join(lines)
+    raises(ValueError, put(tmp_path, raws), f'{stem}.csv, row 4: SalesID x17', 'no number')
+
+# --- what can be read -----------------------------------------------------------------------------------------------
+
+def test_all_forms_give_the_same_table(tmp_path, sales):
+    raw,raws = as_csv(sales),parts(sales)
+    (tmp_path/'TrainAndValid.csv').write_bytes(raw)
+    expected = load_bulldozers(tmp_path/'TrainAndValid.csv', verbose=False)
+    assert [*expected] == COLUMNS and len(expected) == 400
+    assert expected.saledate.dtype == 'datetime64[ns]' and expected.SalePrice.dtype == float
+    inner = as_zip(tmp_path/'inner.zip', TrainAndValid__csv=raw).read_bytes()
+    names = dict(Machine_Appendix__csv=b'a,b\n1,2\n', Test__csv=b'a\n1\n')
+    zips = {f'{k}__zip':as_zip(tmp_path/'z.zip', **{f'{k}__csv':v}).read_bytes() for k,v in raws.items()}
+    (tmp_path/'other name.csv').write_bytes(raw)
+    (tmp_path/'a').mkdir()
+    (tmp_path/'b').mkdir()
+    forms = dict(
+        folder=tmp_path, as_str=str(tmp_path), other=tmp_path/'other name.csv',
+        zip=as_zip(tmp_path/'TrainAndValid.zip', TrainAndValid__csv=raw),
+        zip_other=as_zip(tmp_path/'x.zip', **{'some/folder/x.csv':raw, '__MACOSX/._x.csv':b'junk', 'readme.txt':b''}),
+        zip_unnamed=tmp_path/'download', zip_zip=as_zip(tmp_path/'y.zip', TrainAndValid__zip=inner),
+        folder_zip=as_zip(tmp_path/'a'/'TrainAndValid.zip', TrainAndValid__csv=raw).parent,
+        parts=put(tmp_path/'parts', raws), parts_zip=put(tmp_path/'parts_zip', raws, '.zip'),
+        archive=as_zip(tmp_path/'all.zip', TrainAndValid__zip=inner, **names),
+        archive_csv=as_zip(tmp_path/'all2.zip', **{'Train/Train.csv':raws['Train'], 'TrainAndValid.csv':raw}, **names),
+        archive_parts=as_zip(tmp_path/'all3.zip', **{f'{k}/{k}.csv':v for k,v in raws.items()}, **names),
+        archive_parts_zip=as_zip(tmp_path/'all4.zip', **zips, **names),
+        folder_archive=as_zip(tmp_path/'b'/'bluebook-for-bulldozers.zip', TrainAndValid__zip=inner, **names).parent)
+    forms['zip_unnamed'].write_bytes(inner)
+    for name,path in forms.items():
+        pd.testing.assert_frame_equal(load_bulldozers(path, verbose=False), expected, obj=name)
+
+def test_column_empty_in_one_part(tmp_path, sales):
+    half = sales.copy()
+    half.loc[300:,['Thumb','UsageBand']] = None
+    half.loc[:299,'Ripper'] = None
+    (tmp_path/'TrainAndValid.csv').write_bytes(as_csv(half))
+    expected = load_bulldozers(tmp_path/'TrainAndValid.csv', verbose=False)
+    pd.testing.assert_frame_equal(load_bulldozers(put(tmp_path/'parts', parts(half)), verbose=False), expected)
+
+@pytest.mark.parametrize('change', ['bom', 'lf', 'no last newline', 'blank lines', 'line break in quotes',
+                                    'stray quote', 'iso', 'day', 'extra column', 'column order'])
+def test_harmless_differences(tmp_path, sales, change):
+    sales = sales.head(20)
+    raw = as_csv(sales)
+    expected = sales.assign(saledate=pd.to_datetime(sales.saledate).astype('datetime64[ns]'))
+    if change == 'bom': raw = b'\xef\xbb\xbf' + raw
+    if change == 'lf': raw = raw.replace(b'\r\n', b'\n')
+    if change == 'no last newline': raw = raw.rstrip()
+    if change == 'blank lines': raw = b'\r\n' + raw + b'\r\n\r\n'
+    if change == 'line break in quotes': raw = as_csv(with_cell(sales, 3, 'Forks', 'a,\n"b"'))
+    if change == 'stray quote': raw = as_csv(with_cell(sales, 3, 'Forks', 'STRAY')).replace(b'STRAY', b'14"')
+    if change == 'iso': raw = as_csv(expected)
+    if change == 'day': raw = raw.replace(b' 0:00,', b',')
+    if change == 'extra column': raw = as_csv(sales.assign(mine=1))
+    if change == 'column order': raw = as_csv(sales[COLUMNS[::-1]])
+    (tmp_path/'a.csv').write_bytes(raw)
+    df = load_bulldozers(tmp_path/'a.csv', verbose=False)
+    assert [*df] == COLUMNS and len(df) == 20
+    for c in ('saledate','SalesID','SalePrice','fiModelDesc'): np.testing.assert_array_equal(df[c], expected[c])
+    if change == 'line break in quotes': assert df.Forks[2] == 'a,\n"b"'
+    if change == 'stray quote': assert df.Forks[2] == '14"'
+
+def test_verbose(tmp_path, sales, capsys, monkeypatch):
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'sub'/'TrainAndValid.csv').write_bytes(as_csv(sales))
+    load_bulldozers(tmp_path/'sub', verbose=False)
+    assert capsys.readouterr().out == ''
+    load_bulldozers(tmp_path/'sub')
+    dates = pd.to_datetime(sales.saledate)
+    line = f'sub/TrainAndValid.csv: 400 sales from {dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}'
+    assert capsys.readouterr().out == f'{line}, synthetic\n'
+    (tmp_path/'sub'/'TrainAndValid.csv').write_bytes(raw := as_csv(sales.assign(datasource=121)))
+    load_bulldozers(tmp_path/'sub')
+    assert capsys.readouterr().out == f'{line}\n'
+    monkeypatch.setattr(bulldozers, '_OFFICIAL', hashlib.sha256(raw).hexdigest())
+    load_bulldozers(tmp_path/'sub')
+    assert capsys.readouterr().out == f'{line}, official file\n'
+
+def test_official_hash():
+    assert bulldozers._OFFICIAL == '046cce581480f6d7a9505810ddf505f1aa31b32c701edb33872217f117136ae3'
+
+# --- the synthetic twin ---------------------------------------------------------------------------------------------
+
+def test_one_seed_one_table():
+    py,npy,pt = random.getstate(),np.random.get_state(),torch.get_rng_state()
+    a,b,c = synthetic_sales(300, seed=3),synthetic_sales(300, seed=3),synthetic_sales(300, seed=4)
+    pd.testing.assert_frame_equal(a, b)
+    assert not a.equals(c)
+    assert random.getstate() == py and torch.equal(torch.get_rng_state(), pt)
+    assert np.random.get_state()[2] == npy[2] and (np.random.get_state()[1] == npy[1]).all()
+
+@pytest.mark.parametrize('n', [1, 2, 30])
+def test_few_sales(tmp_path, n):
+    df = load_bulldozers(write_synthetic(tmp_path/'few.csv', n), verbose=False)
+    assert df.shape == (n,53)
+    assert book_features(df)[0].SalePrice.between(8, 12).all()
+
+def test_synthetic_schema():
+    df = synthetic_sales(6000)
+    assert [*df] == COLUMNS
+    assert df.SalesID.is_unique and df.datasource.eq(0).all()
+    assert df.saledate.str.fullmatch(r'\d{1,2}/\d{1,2}/\d{4} 0:00').all()
+    assert pd.to_datetime(df.saledate).between('2008-01-01', '2011-12-31').all()
+    assert .07 < df.YearMade.eq(1000).mean() < .14
+    assert (df.YearMade <= pd.to_datetime(df.saledate).dt.year).all()
+    assert .5 < df.MachineHoursCurrentMeter.isna().mean() < .8 and df.MachineHoursCurrentMeter.eq(0).any()
+    assert df.SalePrice.between(4750, 142_000).all() and df.SalePrice.nunique() > 200
+    assert .5 < np.log(df.SalePrice).std() < .9
+    assert df.ProductGroup.nunique() == 6 and df.groupby('ProductGroup').ProductGroupDesc.nunique().eq(1).all()
+
+@pytest.mark.parametrize('col, groups', [
+    ('Blade_Width','MG'), ('Coupler_System','SSL'), ('Hydraulics_Flow','SSL'), ('Tire_Size','MG WL'),
+    ('Track_Type','TEX'), ('Blade_Type','TTT'), ('Pad_Type','BL'), ('Drive_System','BL MG'), ('Steering_Controls','WL'),
+    ('ProductSize','TEX TTT WL')])
+def test_parts_of_the_groups(col, groups):
+    df = synthetic_sales(3000)
+    filled = df[col].notna().groupby(df.ProductGroup).mean()
+    assert set(filled[filled>0].index) == set(groups.split())
+    if col != 'ProductSize': assert filled[filled>0].between(.9, 1).all()
+
+def test_model_columns_agree():
+    df = synthetic_sales(3000)
+    names = ['fiBaseModel','fiSecondaryDesc','fiModelSeries','fiModelDescriptor']
+    assert (df[names].astype(object).fillna('').sum(axis=1) == df.fiModelDesc).all()
+    for col in (*names, 'fiModelDesc', 'ProductGroup', 'ProductSize', 'fiProductClassDesc'):
+        assert df.groupby('ModelID')[col].nunique(dropna=False).eq(1).all()
+    assert df.groupby('fiBaseModel').fiProductClassDesc.nunique().eq(1).all()
+
+def test_prices_follow_the_machine():
+    df = synthetic_sales(12_000)
+    y = np.log(df.SalePrice)
+    age = pd.to_datetime(df.saledate).dt.year - df.YearMade
+    resid = y - y.groupby(df.ModelID).transform('mean')
+    in_class = y - y.groupby(df.fiProductClassDesc).transform('mean')
+    assert in_class[age.between(15, 30)].mean() < in_class[age<5].mean() - .3
+    assert .2 < resid.std() < .45  # the noise is 0.2: a model says a lot, but not all
+    assert resid[df.Enclosure.eq('EROPS w AC')].mean() > resid[df.Enclosure.eq('OROPS')].mean() + .05
+    both = df.Hydraulics_Flow.eq('High Flow') & df.Coupler_System.eq('Yes')
+    flow = df.Hydraulics_Flow.eq('High Flow') & ~df.Coupler_System.eq('Yes')
+    assert resid[both].mean() > resid[flow].mean() + .05
+
+@pytest.mark.parametrize('kwargs, value', [(dict(n=0), 'n=0'), (dict(n=-3), 'n=-3'), (dict(n=1.5), 'n=1.5'),
+                                           (dict(start='2012-01-01'), "start='2012-01-01'")])
+def test_synthetic_errors(kwargs, value):
+    with pytest.raises(ValueError, match=value): synthetic_sales(**kwargs)
+
+def test_write_needs_a_known_suffix(tmp_path):
+    with pytest.raises(ValueError, match=r"'\.parquet'.*'\.zip' or '\.csv'"): write_synthetic(tmp_path/'a.parquet', 10)
+    assert not [*tmp_path.iterdir()]
+
+@pytest.mark.parametrize('name', ['TrainAndValid.zip', 'a.csv', 'new/folder/a.ZIP'])
+def test_write_and_load(tmp_path, name):
+    path = write_synthetic(tmp_path/name, 500, seed=2, start='2012-01-01', end='2012-04-30')
+    assert path == tmp_path/name and [o.name for o in path.parent.iterdir()] == [path.name]
+    made = synthetic_sales(500, seed=2, start='2012-01-01', end='2012-04-30')
+    dates = pd.to_datetime(made.saledate).astype('datetime64[ns]')
+    made = made.assign(saledate=dates, SalePrice=made.SalePrice.astype(float))
+    pd.testing.assert_frame_equal(load_bulldozers(path, verbose=False), made)
+
+def test_written_like_kaggle(tmp_path):
+    path = write_synthetic(tmp_path/'TrainAndValid.zip', 50)
+    with zipfile.ZipFile(path) as z:
+        assert z.namelist() == ['TrainAndValid.csv']
+        raw = z.read('TrainAndValid.csv')
+    assert raw.count(b'\r\n') == raw.count(b'\n') == 51 and raw.endswith(b'\r\n')
+    assert b'.0,,' not in raw  # whole hours, as in the file
+    assert path.read_bytes() == write_synthetic(tmp_path/'again'/'TrainAndValid.zip', 50).read_bytes()
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_synthetic(tmp_path/'a.csv', 20)
+    before = path.read_bytes()
+    def fail(*args): raise OSError("disk full")
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(OSError, match='disk full'): write_synthetic(path, 30)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+def test_full_size(tmp_path):
+    path = write_synthetic(tmp_path/'full.csv', 412_698, start='1989-01-17', end='2012-04-30')
+    df = load_bulldozers(path, verbose=False)
+    assert df.shape == (412_698,53)
+    feats,cats,conts = book_features(df)
+    assert (len(cats),len(conts)) == (13,1) and len(feats) == 412_698
+    assert 4500 < feats.ModelID.nunique() < 6000 and 4500 < feats.fiModelDesc.nunique() < 6000
+    for split in SPLITS: assert all(len(o) > 1000 for o in split_bulldozers(df, split)[1:])
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+DATES = ['2010-11-01', '2011-09-30', '2011-10-01', '2011-12-31', '2012-01-01', '2012-03-31', '2012-04-01', '2012-04-30',
+         '2012-05-01', '2012-10-01']
+
+@pytest.mark.parametrize('split, train, test', [
+    ('book', [0,1,4,5,6,7,8], [2,3,9]), ('kaggle', [0,1,2,3], [4,5,6,7]), ('2012', [4,5], [6,7]),
+    ('auto', [0,1,4,5,6,7,8], [2,3,9])])
+def test_splits_by_date(split, train, test):
+    df = pd.DataFrame(dict(saledate=pd.to_datetime(DATES)), index=[7]*len(DATES))  # positions, not labels
+    name,*rows = split_bulldozers(df, split)
+    assert name == {'auto':'book'}.get(split, split)
+    for a,b in zip(rows, (train,test)):
+        assert isinstance(a, np.ndarray) and a.dtype.kind == 'i'
+        np.testing.assert_array_equal(a, b)
+
+def test_auto_without_2011():
+    df = pd.DataFrame(dict(saledate=pd.to_datetime(DATES[4:])))
+    assert split_bulldozers(df)[0] == '2012'
+
+def test_raw_dates_can_be_split(sales):
+    name,train,test = split_bulldozers(sales)
+    assert name == 'book' and len(train) + len(test) == 400 and len(test) > 0
+
+def test_unknown_split(sales):
+    with pytest.raises(ValueError, match="'2013' is unknown.*book, kaggle, 2012.*2008-.*2011-.*choose 'book'$"):
+        split_bulldozers(sales, '2013')
+
+@pytest.mark.parametrize('split, dates, texts', [
+    ('book', DATES[4:7], ["'book' leaves 3 rows to train and 0 to test", '2012-01-01 to 2012-04-01', "choose '2012'"]),
+    ('kaggle', DATES[:4], ["'kaggle' leaves 4 rows to train and 0 to", '2010-11-01 to 2011-12-31', "choose 'book'"]),
+    ('2012', DATES[:6], ["split='2012' leaves 2 rows to train and 0 to test", "choose 'book' or 'kaggle'"]),
+    ('auto', DATES[1:2], ["split='book' leaves 1 rows to train and 0 to test", 'no split works']),
+    ('auto', DATES[:1], ["split='2012' leaves 0 rows to train and 0 to test", 'another file'])])
+def test_empty_part(split, dates, texts):
+    with pytest.raises(ValueError) as e: split_bulldozers(pd.DataFrame(dict(saledate=pd.to_datetime(dates))), split)
+    for o in texts: assert o in str(e.value)
+
+@needs_data
+def test_real_2012(capsys):
+    df = load_bulldozers(DATA/'TrainAndValid.zip')
+    assert '11,573 sales from 2012-01-01 to 2012-04-28' in capsys.readouterr().out
+    name,train,test = split_bulldozers(df)
+    assert (name,len(train),len(test)) == ('2012',9877,1696)
+    assert not set(train) & set(test)
+    feats,cats,conts = book_features(df)
+    assert (len(cats),conts) == (13,['saleElapsed']) and feats.SalePrice.between(8, 12).all()
+    pd.testing.assert_frame_equal(load_bulldozers(DATA, verbose=False), df)
+
+@needs_data
+def test_real_test_file_has_no_prices(): raises(ValueError, DATA/'Test.zip', 'Test.csv has no column SalePrice')
+
+@needs_data
+def test_synthetic_types_are_those_of_the_file():
+    real,made = load_bulldozers(DATA, verbose=False).dtypes.astype(str),synthetic_sales(6000).dtypes.astype(str)
+    differ = {c for c in COLUMNS if real[c] != made[c]}
+    # loading converts the first two; some auctioneers are unknown, but none in 2012
+    assert differ - {'auctioneerID'} == {'saledate','SalePrice'}
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+def test_features_leave_their_input_alone(sales):
+    before = sales.copy()
+    book_features(sales)
+    pd.testing.assert_frame_equal(sales, before)
+
+def test_feature_values(sales):
+    feats,cats,conts = book_features(sales)
+    assert {*feats} == {*cats, *conts, 'SalePrice', 'saledate'} and len(feats.columns) == 16
+    assert feats.SalePrice.dtype == np.float32
+    np.testing.assert_allclose(feats.SalePrice, np.log(sales.SalePrice), rtol=1e-6)
+    dates = pd.to_datetime(sales.saledate)
+    np.testing.assert_array_equal(feats.saledate, dates)
+    np.testing.assert_array_equal(feats.saleElapsed, (dates - pd.Timestamp('1970-01-01')).dt.total_seconds())
+    size = feats.ProductSize
+    assert [*size.cat.categories] == ['Large','Large / Medium','Medium','Small','Mini','Compact'] and size.cat.ordered
+    for c in cats: pd.testing.assert_series_equal(feats[c].astype(sales[c].dtype), sales[c])
+
+@pytest.mark.parametrize('unit', ['s', 'ms', 'us', 'ns'])
+def test_elapsed_is_in_seconds(sales, unit):
+    df = sales.assign(saledate=pd.to_datetime(sales.saledate).astype(f'datetime64[{unit}]'))
+    np.testing.assert_array_equal(book_features(df)[0].saleElapsed, book_features(sales)[0].saleElapsed)
+
+def test_feature_index_is_kept(sales):
+    df = sales.set_index(sales.SalesID + 5)
+    feats = book_features(df)[0]
+    assert feats.index.equals(df.index) and feats.notna().loc[:,['SalePrice','saleElapsed','ModelID']].all(axis=None)
+
+@pytest.mark.parametrize('change, texts', [
+    (lambda d: d.drop(columns='Tire_Size'), ["no column 'Tire_Size'", 'load_bulldozers']),
+    (lambda d: d.drop(columns='saledate'), ["no column 'saledate'", 'load_bulldozers']),
+    (lambda d: d.drop(columns='SalePrice'), ["no column 'SalePrice'", 'load_bulldozers']),
+    (lambda d: with_cell(d, 4, 'SalePrice', -2.), ['row 4: SalePrice -2.0', 'dollars above 0']),
+    (lambda d: with_cell(d, 4, 'saledate', 'soon'), ['row 4: saledate soon', 'month/day/year']),
+    (lambda d: with_cell(d, 4, 'ProductSize', 'Huge'), ["row 4: ProductSize 'Huge'", 'Large / Medium'])])
+def test_feature_errors(sales, change, texts):
+    with pytest.raises(ValueError) as e: book_features(change(sales))
+    for o in texts: assert o in str(e.value)
