@@ -54,7 +54,7 @@ def table_dls(
                        y_names=table.y_name, splits=splits)
     return to.dataloaders(bs=bs, device=device)
 
-# %% ../nbs/09_arena.ipynb #00a9d764
+# %% ../nbs/09_arena.ipynb #007f462a
 arms = dict(
     dense=dict(weight_p=0),
     trainable=dict(mask='trainable'),
@@ -90,12 +90,13 @@ def fit_net(
     settings:Settings, # What all arms have in common
     device=None, # Device to train on; None: a GPU where there is one
     tick=None, # Called after each epoch
-) -> dict: # pred (rows × outputs), seconds, zeros (fraction of the hidden layers' weights), curve (RMSE after each epoch)
+) -> dict: # pred (rows × outputs), seconds, zeros (fraction of hidden weights), curve (RMSE after each epoch)
     "Fit one net and predict the test rows"
     set_seed(seed, reproducible=True)
     dls = table_dls(table, settings.bs, device)
-    learn = dropconnect_learner(dls, layers=list(settings.layers), y_range=y_limits(dls.train_ds.y), n_out=1, loss_func=MSELossFlat(),
-                                metrics=rmse, seed=seed, cbs=_Tick(tick or (lambda: None)), **{'weight_p':settings.weight_p, **arms[arm]})
+    learn = dropconnect_learner(dls, layers=list(settings.layers), n_out=1, y_range=y_limits(dls.train_ds.y),
+                                loss_func=MSELossFlat(), metrics=rmse, seed=seed, cbs=_Tick(tick or (lambda: None)),
+                                **{'weight_p':settings.weight_p, **arms[arm]})
     learn.remove_cbs(ProgressCallback)
     start = time.perf_counter()
     with learn.no_logging(): learn.fit_one_cycle(settings.epochs, settings.lr)
@@ -104,7 +105,7 @@ def fit_net(
     zeros = float(hidden['zeros'].sum()/hidden['shape'].map(np.prod).sum())
     return dict(pred=learn.get_preds()[0].numpy(), seconds=seconds, zeros=zeros, curve=curve)
 
-# %% ../nbs/09_arena.ipynb #a1a6b910
+# %% ../nbs/09_arena.ipynb #2e4a8e72
 def write_whole(
     path, # File to write; its folder is made if it is not there
     write, # Function that writes to the path it is given
@@ -144,7 +145,8 @@ def load_run(
     if not path.exists(): return None
     res = json.loads(path.read_text(encoding='utf-8'))
     if other := [f"{k}={res['params'].get(k)!r}, not {v!r}" for k,v in params.items() if res['params'].get(k) != v]:
-        raise ValueError(f"{path} holds a run with {'; '.join(other)}: give another folder for the results, or remove it")
+        raise ValueError(f"{path} holds a run with {'; '.join(other)}: "
+                         "give another folder for the results, or remove it")
     return res
 
 def run_arm(
@@ -161,18 +163,22 @@ def run_arm(
     if res := load_run(path, params): return res
     fit = fit_net(table, arm, seed, settings, device, tick)
     pred,y = fit.pop('pred'),table.df[table.y_name].to_numpy()[table.test_idx].astype(np.float32)
+    packages = dropconnect_tab,fastai,torch,pd
     dev = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    res = dict(arm=arm, seed=seed, dataset=table.name, split=table.split, rmse=float(np.sqrt(np.mean((pred[:,0]-y)**2))), **fit,
-               columns=table.columns, rows=dict(train=len(table.train_idx), test=len(table.test_idx)), params=params,
-               versions={'python':platform.python_version(), **{o.__name__:o.__version__ for o in (dropconnect_tab,fastai,torch,pd)}},
-               device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else dev.type, threads=torch.get_num_threads())
+    res = dict(
+        arm=arm, seed=seed, dataset=table.name, split=table.split, columns=table.columns,
+        rmse=float(np.sqrt(np.mean((pred[:,0]-y)**2))), **fit, params=params,
+        rows=dict(train=len(table.train_idx), test=len(table.test_idx)),
+        versions={'python':platform.python_version(), **{o.__name__:o.__version__ for o in packages}},
+        device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else dev.type, threads=torch.get_num_threads())
     def save_preds(p):
         with p.open('wb') as f: np.savez_compressed(f, pred=pred, y=y)
     write_whole(path.with_suffix('.npz'), save_preds)
-    write_whole(path, lambda p: p.write_text(json.dumps(res, indent=1), encoding='utf-8'))  # last: it says that the run is complete
+    # Last: this file says that the run is complete
+    write_whole(path, lambda p: p.write_text(json.dumps(res, indent=1), encoding='utf-8'))
     return res
 
-# %% ../nbs/09_arena.ipynb #def3d5d3
+# %% ../nbs/09_arena.ipynb #f6e42ffc
 def check_experiment(
     names:list, # Arms to run
     seeds:int, # Number of seeds
@@ -196,8 +202,8 @@ def run_arms(
     "Run what is not there yet, and return all results"
     check_experiment(names, seeds, settings)
     runs = [(arm,seed) for seed in range(seeds) for arm in names]
-    there = [load_run(run_path(out, table, arm, seed), run_params(table, arm, settings)) is not None for arm,seed in runs]
-    n_epochs = settings.epochs * there.count(False)
+    there = [load_run(run_path(out, table, arm, seed), run_params(table, arm, settings)) for arm,seed in runs]
+    n_epochs = settings.epochs * there.count(None)
     results,bar,done = [],progress_bar(range(n_epochs)),iter(range(1, n_epochs+1))
     if n_epochs: bar.update(0)
     for arm,seed in runs:
@@ -205,21 +211,22 @@ def run_arms(
         results.append(run_arm(table, arm, seed, settings, out, device, tick=lambda: bar.update(next(done))))
     return results
 
-# %% ../nbs/09_arena.ipynb #44230076
+# %% ../nbs/09_arena.ipynb #2f625dc0
 def summarise(
     results:list, # Results of runs
 ) -> pd.DataFrame: # One row for each arm: seeds, rmse, sd, zeros, seconds
     "Mean and standard deviation over seeds of each arm, in the order in which they were given"
     g = pd.DataFrame(results).groupby('arm', sort=False)
-    return pd.DataFrame({'seeds':g.size(), 'rmse':g['rmse'].mean(), 'sd':g['rmse'].std(), 'zeros':g['zeros'].mean(), 'seconds':g['seconds'].mean()})
+    return pd.DataFrame({'seeds':g.size(), 'rmse':g['rmse'].mean(), 'sd':g['rmse'].std(),
+                         'zeros':g['zeros'].mean(), 'seconds':g['seconds'].mean()})
 
 def format_summary(
     summary:pd.DataFrame, # From `summarise`
     measure:str='RMSE', # What the error is
 ) -> str:
     "`summary` as a Markdown table"
-    rows = [[arm, f'{r.rmse:.4f}' + ('' if np.isnan(r.sd) else f' ± {r.sd:.4f}'), f'{r.zeros:.0%}', f'{r.seconds:.1f}', f'{r.seeds:.0f}']
-            for arm,r in summary.iterrows()]
+    def error(r): return f'{r.rmse:.4f}' + ('' if np.isnan(r.sd) else f' ± {r.sd:.4f}')
+    rows = [[arm, error(r), f'{r.zeros:.0%}', f'{r.seconds:.1f}', f'{r.seeds:.0f}'] for arm,r in summary.iterrows()]
     head = ['arm', measure, 'zeros', 'seconds', 'seeds']
     widths = [max(map(len, col)) for col in zip(head, *rows)]
     line = lambda cells: '| ' + ' | '.join(c.ljust(w) for c,w in zip(cells, widths)) + ' |'
@@ -237,7 +244,8 @@ def plot_arms(
         vals = [r['rmse'] for r in results if r['arm']==arm]
         ax.plot(vals, [i]*len(vals), 'o', color='tab:blue', alpha=.6)
         ax.plot([summary.rmse[arm]]*2, [i-.3,i+.3], color='black')
-    ax.set(yticks=range(len(summary)), yticklabels=summary.index, xlabel=f'{measure} (dots: seeds, line: mean)', title=title)
+    ax.set(yticks=range(len(summary)), yticklabels=summary.index, title=title,
+           xlabel=f'{measure} (dots: seeds, line: mean)')
     ax.invert_yaxis()
     return fig
 

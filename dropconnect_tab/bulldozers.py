@@ -56,7 +56,7 @@ def _classes():
         ProductSize=next((size for top,size in _SIZES.get(g,{}).items() if hi<=top), None)
     ) for code,(g,edges) in enumerate(_EDGES.items()) for i,(lo,hi) in enumerate(zip(edges, edges[1:]))])
 
-# %% ../nbs/10_bulldozers.ipynb #9417884f
+# %% ../nbs/10_bulldozers.ipynb #17a874b8
 _SUFFIX  = {'':60, 'S':14, 'SR':10, 'XT':8, 'HD':8}
 _SERIES  = {None:85, 'II':6, 'III':2, '-2':2, '-5':2, '-6':3}
 _DETAILS = {None:75, 'L':7, 'LC':6, 'LGP':7, 'XL':3, 'LT':2}
@@ -67,9 +67,10 @@ def _pick(rng, n, options):
     return np.array([*options], object)[rng.choice(len(p), n, p=p/p.sum())]
 
 def _models(rng, n):
-    "`n` synthetic models, oldest first: what they are called, when they were made, how many are sold, `worth` when new"
+    "`n` synthetic models, oldest first: their names, when they were made, how many are sold, `worth` when new"
     n_base,classes = n//3,_classes()
-    group = np.r_[np.arange(len(_GROUPS)), rng.choice(len(_GROUPS), n_base-len(_GROUPS), p=_GROUPS.share.astype(float))]
+    n_group,share = len(_GROUPS),_GROUPS.share.astype(float)
+    group = np.r_[np.arange(n_group), rng.choice(n_group, n_base-n_group, p=share)]
     n_class = classes.groupby('code').size().to_numpy()
     cls = n_class.cumsum()[group] - 1 - (rng.beta(1.5, 1.5, n_base)*n_class[group]).astype(int)
     base = np.r_[np.arange(n_base), rng.integers(n_base, size=n-n_base)]
@@ -144,16 +145,16 @@ def _parts(rng, group):
         res[col] = pd.Categorical.from_codes(codes, values)
     return res
 
-# %% ../nbs/10_bulldozers.ipynb #d3b8d3f2
-_STATES = """Florida Texas California Georgia Maryland Mississippi Nevada Ohio Arizona Washington Colorado Illinois Utah
-Tennessee Pennsylvania Minnesota Idaho Oregon Montana Wisconsin Iowa Maine Alabama Louisiana""".split()
+# %% ../nbs/10_bulldozers.ipynb #b9bd7d32
+_STATES = """Florida Texas California Georgia Maryland Mississippi Nevada Ohio Arizona Washington Colorado Illinois
+Utah Tennessee Pennsylvania Minnesota Idaho Oregon Montana Wisconsin Iowa Maine Alabama Louisiana""".split()
 _HOT,_WET,_COLD = (pd.Index(_STATES).isin(o.split()) for o in (
     'Florida Texas Georgia Nevada Arizona', 'Florida Georgia Mississippi Louisiana',
     'Ohio Washington Colorado Minnesota Idaho Montana Wisconsin Iowa Maine'))
 _DIP = np.array([.05, .02, .08, .25, .15, .20])  # how deep the dip of 2009 is, by group
 
 def _log_price(rng, code, size, worth, lgp, age, hours, state, time, has):
-    "Log prices from one array for each property; `has(column, value, ...)` is 1. where a machine has one of the values"
+    "Log prices from an array for each property; `has(column, value, ...)` is 1. where a machine has one of the values"
     fresh,group = np.exp(-age/12),_GROUPS.index.to_numpy()[code]
     ac,valves = has('Enclosure', 'EROPS w AC'),_GROUPS.index.isin(['MG','TTT','WL'])[code]
     wide = has('Tire_Size', '23.5', '26.5') - has('Tire_Size', '14"', '17.5')
@@ -230,7 +231,7 @@ def synthetic_sales(
         **{c:_take(o.categories.tolist(), o.codes) for c,o in parts.items()})
     return pd.DataFrame(cols)[COLUMNS]
 
-# %% ../nbs/10_bulldozers.ipynb #99b7913d
+# %% ../nbs/10_bulldozers.ipynb #5e67c062
 @delegates(synthetic_sales)
 def write_synthetic(
     path, # A `.zip` with one csv in it, as Kaggle's, or a `.csv`
@@ -245,7 +246,8 @@ def write_synthetic(
     raw = synthetic_sales(n, seed, **kwargs).to_csv(index=False, lineterminator='\r\n', float_format='%.0f').encode()
     if path.suffix.lower() == '.zip':
         with ZipFile(buf := BytesIO(), 'w', ZIP_DEFLATED) as z:
-            z.writestr(ZipInfo(f'{path.stem}.csv'), raw, ZIP_DEFLATED)  # ZipInfo's own date: the same bytes at any time
+            # ZipInfo's own date: the same bytes at any time
+            z.writestr(ZipInfo(f'{path.stem}.csv'), raw, ZIP_DEFLATED)
         raw = buf.getvalue()
     write_whole(path, lambda p: p.write_bytes(raw))
     return path
@@ -306,7 +308,7 @@ def _sources(path):
     raise ValueError(f"{path} has neither TrainAndValid nor Train, Valid and ValidSolution (.csv or .zip), "
                      f"but {_names(files)}: {_GET}")
 
-# %% ../nbs/10_bulldozers.ipynb #bbf3bf6d
+# %% ../nbs/10_bulldozers.ipynb #e3651251
 def _check_header(path, line, columns):
     "The header in `line`; a `ValueError` unless it has each of `columns` once"
     header = next(csv.reader([line]), [])
@@ -344,7 +346,8 @@ def _parse(path, raw, columns=COLUMNS):
     header = _check_header(path, top[0] if top else '', columns)
     _check_rows(path, raw, len(header))
     try: df = pd.read_csv(BytesIO(raw), low_memory=False)[columns]
-    except pd.errors.ParserError as e: raise ValueError(f"{path} is cut off or damaged ({e}): download it again") from e
+    except pd.errors.ParserError as e:
+        raise ValueError(f"{path} is cut off or damaged ({e}): download it again") from e
     if not len(df): raise ValueError(f"{path} has a header, but no rows: download it again")
     return df
 
@@ -472,7 +475,7 @@ def book_features(
     res['SalePrice'] = np.log(prices).astype(np.float32)
     return res.assign(saledate=dates), [*_BOOK_CATS], ['saleElapsed']
 
-# %% ../nbs/10_bulldozers.ipynb #3b0b0951
+# %% ../nbs/10_bulldozers.ipynb #8d5a8417
 def bulldozers_table(
     path, # What `load_bulldozers` reads
     split:str='auto', # One of `SPLITS`, or 'auto'
@@ -481,7 +484,8 @@ def bulldozers_table(
     df = load_bulldozers(path)
     split,train,test = split_bulldozers(df, split)
     feats,cats,conts = book_features(df)
-    return Table('synthetic-bulldozers' if _is_synthetic(df) else 'bulldozers', split, 'book', feats, 'SalePrice', cats, conts, train, test)
+    name = 'synthetic-bulldozers' if _is_synthetic(df) else 'bulldozers'
+    return Table(name, split, 'book', feats, 'SalePrice', cats, conts, train, test)
 
 def check_device(
     device:str, # 'auto', or what `torch.device` takes
@@ -490,7 +494,8 @@ def check_device(
     if device == 'auto': return None
     try: torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device={device!r} is not to be had here ({str(e).splitlines()[0]}): use 'cpu' or 'auto'") from e
+        why = str(e).splitlines()[0]
+        raise ValueError(f"device={device!r} is not to be had here ({why}): use 'cpu' or 'auto'") from e
     return device
 
 def run_bulldozers(
@@ -503,7 +508,7 @@ def run_bulldozers(
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
 ) -> list: # One dict for each run
-    "Run the arms on the Bulldozers table, print the table of results, and write it with a plot and a file for each run"
+    "Run the arms on the Bulldozers table; print the results, and write them with a plot and a file for each run"
     device,settings = check_device(device),Settings(epochs=epochs, weight_p=weight_p)
     check_experiment(names, seeds, settings)
     if path is None:
@@ -517,24 +522,25 @@ def run_bulldozers(
           "table.md, arms.png, and for each run a .json and its predictions")
     return results
 
-# %% ../nbs/10_bulldozers.ipynb #08e8fc2b
+# %% ../nbs/10_bulldozers.ipynb #28a01ea5
 def main(args=None):
     "Command line of `run_bulldozers`"
     p = argparse.ArgumentParser('dropconnect-bulldozers', formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Dense and masked tabular nets on the Blue Book for Bulldozers table, or on synthetic sales of its form")
-    p.add_argument('--path', help="Kaggle's TrainAndValid.zip or .csv, or a folder with its files; without it: synthetic sales")
-    p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto takes book where there are sales of 2011, else 2012")
+        description="Dense and masked tabular nets on the Blue Book for Bulldozers table, or on synthetic sales")
+    p.add_argument('--path', help="Kaggle's TrainAndValid.zip or .csv, or their folder; else synthetic sales")
+    p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto: book if it has sales of 2011, else 2012")
     p.add_argument('--arms', nargs='+', default=list(arms), metavar='ARM', help="what to compare")
     p.add_argument('--seeds', type=int, default=3, help="number of seeds for each arm")
     p.add_argument('--epochs', type=int, default=8, help="epochs of one-cycle training")
-    p.add_argument('--weight-p', type=float, default=0.5, help="fraction of weights that the masked arms drop, from 0 to below 1")
+    p.add_argument('--weight-p', type=float, default=0.5, help="fraction of weights that masked arms drop")
     p.add_argument('--out', default='runs', help="folder for results; runs that are there are not repeated")
     p.add_argument('--device', default='auto', help="cpu, cuda, ...; auto takes a GPU where there is one")
     kwargs = vars(p.parse_args(args))
     warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
     try: run_bulldozers(names=kwargs.pop('arms'), **kwargs)
     except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
-    except KeyboardInterrupt: p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
+    except KeyboardInterrupt:
+        p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
 
 # %% ../nbs/10_bulldozers.ipynb #6f307daf
 if __name__ == '__main__': main()

@@ -13,17 +13,17 @@ from .layers import FrozenLinear, freeze_masks
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
 from .model import check_mask
 
-# %% ../nbs/03_callback.ipynb #9aab1105
+# %% ../nbs/03_callback.ipynb #ba013159
 class DropConnectCallback(Callback):
     "Start weight masks at the first training epoch of any `Learner`, and hold frozen ones"
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
     def __init__(self,
-        weight_p=None, # Fraction of each layer's weights to drop, in [0, 1): a number, a list, or a dict by layer name; None: the model's own, else 0.5
-        mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0); None: the model's own, else 'trainable'
-        layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None: the model's own, else every `nn.Linear` but the last
-        unit:str=None, # What is dropped: 'weight' or 'feature' (all columns of one table column together); None: the model's own, else 'weight'
-        seed:int=None, # Seed of the masks; None: the model's own, else one from the global generator
-        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, so that a layer's outputs keep their variance?
+        weight_p=None, # Fraction of each layer's weights to drop, in [0, 1): number, list or dict by name; else 0.5
+        mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0); else 'trainable'
+        layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
+        unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together); else 'weight'
+        seed:int=None, # Seed of the masks; else one from the global generator
+        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
     ):
         if mask is not None: check_mask(mask)
@@ -44,7 +44,8 @@ class DropConnectCallback(Callback):
         masks = getattr(model, 'weight_masks', None)
         if masks is None: return self._plan(model) and None
         given,names = dict(self._given),list(masks.weight_p)
-        theirs = dict(weight_p=masks.weight_p, mask=masks.mask, layers=names, unit=masks.unit, seed=masks.seed, rescale=masks.rescale)
+        theirs = dict(weight_p=masks.weight_p, mask=masks.mask, layers=names, unit=masks.unit, seed=masks.seed,
+                      rescale=masks.rescale)
         if given['weight_p'] is not None: given['weight_p'] = spread_weight_p(given['weight_p'], names)
         if given['layers'] is not None: given['layers'] = choose_layers(find_linears(model), given['layers'])
         if given['rescale']: del given['rescale']  # the default is no contradiction
@@ -82,5 +83,5 @@ class DropConnectCallback(Callback):
         if self._hold_grads: self._masks.mask_grads()
 
     def after_step(self):
-        "Undo what the optimizer did to the zeros: by momentum from before the mask, or by mixing the entries of a weight"
+        "Undo what the optimizer did to the zeros, by momentum from before the mask or by mixing a weight's entries"
         if self._hold: self._masks.restore_zeros()

@@ -12,7 +12,7 @@ from torch import nn
 
 from .masks import WeightMasks, read_mask
 
-# %% ../nbs/01_layers.ipynb #3d08b669
+# %% ../nbs/01_layers.ipynb #016adcdc
 class FrozenLinear(nn.Linear):
     "`nn.Linear` with a frozen mask: what its keep-mask drops is 0 in every pass and every checkpoint"
     def __init__(self,
@@ -28,12 +28,13 @@ class FrozenLinear(nn.Linear):
 
     @classmethod
     def from_linear(cls,
-        linear:nn.Linear, # Changed in place: same object and parameters, so optimizers and other modules keep their hold of it
+        linear:nn.Linear, # Changed in place: same object, same parameters, so an optimizer keeps its hold of them
         keep:torch.Tensor, # Bool keep-mask shaped like the weight
     ):
         "Turn `linear` into a `FrozenLinear`"
         if keep.shape != linear.weight.shape:
-            raise ValueError(f"keep has shape {tuple(keep.shape)}, but the weight {tuple(linear.weight.shape)}: draw it for this layer")
+            raise ValueError(f"keep has shape {tuple(keep.shape)}, but the weight {tuple(linear.weight.shape)}: "
+                             "draw it for this layer")
         linear.__class__ = cls
         linear._hold(keep)
         return linear
@@ -65,11 +66,11 @@ class FrozenLinear(nn.Linear):
 
     def extra_repr(self): return f"{super().extra_repr()}, weight_p={1-self.keep.float().mean():.3g}"
 
-# %% ../nbs/01_layers.ipynb #817a06b7
+# %% ../nbs/01_layers.ipynb #d19287b8
 def freeze_masks(
     masks:WeightMasks, # Applied masks, or masks read back
 ) -> WeightMasks:
-    "Turn the plain `nn.Linear`s of `masks` into `FrozenLinear`s in place; subclasses with a way of their own are left as they are"
+    "Turn the plain `nn.Linear`s of `masks` into `FrozenLinear`s in place; subclasses are left as they are"
     for n,keep in masks.keeps.items():
         if type(l := masks.linears[n]) is nn.Linear: FrozenLinear.from_linear(l, keep)
     masks.mask = 'frozen'

@@ -17,7 +17,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #1e189557
+# %% ../nbs/05_learner.ipynb #a6352750
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -27,11 +27,11 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction of each hidden layer's weights to drop, in [0, 1): a number, a list (one per hidden layer), or a dict by layer name; None: the config's, else 0.5
-    mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0); None: the config's, else 'trainable'
-    unit:str=None, # What is dropped: 'weight' or 'feature' (all columns of one table column together, per unit); None: the config's, else 'weight'
-    seed:int=None, # Seed of the masks; None: the config's, else one from the global generator
-    rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`? None: the config's, else True
+    weight_p=None, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list by layer, or dict by name
+    mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0)
+    unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
+    seed:int=None, # Seed of the masks
+    rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
@@ -43,6 +43,6 @@ def dropconnect_learner(
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers or [200,100], **config)
     cbs = L(kwargs.pop('cbs', None))
     # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
-    if model.weight_masks.mask=='frozen' and not any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs):
-        cbs = cbs + [DropConnectCallback()]
+    given = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
+    if model.weight_masks.mask == 'frozen' and not given: cbs = cbs + [DropConnectCallback()]
     return TabularLearner(dls, model, cbs=cbs, **kwargs)

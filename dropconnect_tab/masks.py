@@ -34,9 +34,9 @@ def check_choice(
         raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(map(repr, choices))}")
     return value
 
-# %% ../nbs/00_masks.ipynb #dfe84657
+# %% ../nbs/00_masks.ipynb #7925879f
 def _revive(keep, generator):
-    "Give each empty row of `keep` one kept weight of a row that has several: in the same column, so column counts stay"
+    "Give each empty row of `keep` a kept weight of a row that has several, in the same column: column counts stay"
     dead = (~keep.any(1)).nonzero()[:,0]
     if not len(dead): return
     first = torch.where(keep, torch.rand(keep.shape, generator=generator), -1.).argmax(1)
@@ -50,16 +50,18 @@ def draw_mask(
     shape:tuple, # Shape of the weight: (units, inputs)
     weight_p:float, # Fraction of the weights to drop, in [0, 1)
     generator:torch.Generator=None, # CPU generator to draw from; None draws from the global one
-    groups:list=None, # Widths of adjacent inputs that are dropped together, such as those of one table column; they sum to inputs
+    groups:list=None, # Widths of adjacent inputs that are dropped together, as those of a table column; sum: inputs
 ) -> torch.Tensor: # Bool keep-mask of `shape` on the CPU, `True` = kept
     "Draw a keep-mask that drops exactly `round(weight_p * n)` of its n weights, or of its n (unit, group) pairs"
     n_out,n_in = shape
     if groups is not None:
-        if sum(groups) != n_in: raise ValueError(f"groups={groups} sum to {sum(groups)}, but the weight has {n_in} inputs")
+        if sum(groups) != n_in:
+            raise ValueError(f"groups={groups} sum to {sum(groups)}, but the weight has {n_in} inputs")
         return draw_mask((n_out,len(groups)), weight_p, generator).repeat_interleave(torch.tensor(groups), 1)
     n = n_out*n_in
     n_drop = round(check_weight_p(weight_p)*n)
-    if n_drop == n: raise ValueError(f"weight_p={weight_p!r} drops all {n} weights of a {n_out}x{n_in} layer: give a smaller one")
+    if n_drop == n:
+        raise ValueError(f"weight_p={weight_p!r} drops all {n} weights of a {n_out}x{n_in} layer: give a smaller one")
     keep = torch.ones(n, dtype=torch.bool)
     keep[torch.randperm(n, generator=generator)[:n_drop]] = False
     keep = keep.view(n_out,n_in)
@@ -76,7 +78,7 @@ def read_mask(
     n_drop = keep.numel() - int(keep.sum())
     return keep if keep.numel()//10_000 < n_drop < keep.numel() else None
 
-# %% ../nbs/00_masks.ipynb #7f109448
+# %% ../nbs/00_masks.ipynb #ebbfeae3
 def unwrap(
     model:nn.Module, # Any model
 ) -> nn.Module:
@@ -97,9 +99,10 @@ def _in_module(name, module): return name == module or name.startswith(f'{module
 
 def choose_layers(
     linears:dict, # Name → `nn.Linear`, from `find_linears`
-    layers=None, # Name or names of layers (or of modules around them), a predicate `f(name, module)`, or None for all but the last
+    layers=None, # Names of layers (or of modules around them), a predicate `f(name, module)`; None: all but the last
 ) -> list: # Names
     "Names of the layers to mask; a `ValueError` where a name or the whole choice matches nothing"
+    have = f"this model has {', '.join(map(repr, linears))}"
     if not linears: raise ValueError("this model has no nn.Linear with a weight of its own: there is nothing to drop")
     if layers is None:
         if len(linears) == 1:
@@ -111,12 +114,12 @@ def choose_layers(
         wanted = [layers] if isinstance(layers, str) else list(layers)
         for o in wanted:
             if not any(_in_module(n,o) for n in linears):
-                raise ValueError(f"layers: no nn.Linear is called {o!r}; this model has {', '.join(map(repr, linears))}")
+                raise ValueError(f"layers: no nn.Linear is called {o!r}; {have}")
         names = [n for n in linears if any(_in_module(n,o) for o in wanted)]
-    if not names: raise ValueError(f"layers={layers!r} chooses no nn.Linear; this model has {', '.join(map(repr, linears))}")
+    if not names: raise ValueError(f"layers={layers!r} chooses no nn.Linear; {have}")
     return names
 
-# %% ../nbs/00_masks.ipynb #d6234be7
+# %% ../nbs/00_masks.ipynb #221a1108
 def spread_weight_p(
     weight_p, # One number, a list in the order of `names`, or a dict by name (of a layer, or of a module around it)
     names:list, # Names of the chosen layers
@@ -127,44 +130,49 @@ def spread_weight_p(
             if not any(_in_module(n,o) for n in names):
                 raise ValueError(f"weight_p: {o!r} is none of the masked layers {', '.join(map(repr, names))}")
         ps = {n:p for o,p in weight_p.items() for n in names if _in_module(n,o)}
-        if missing := [n for n in names if n not in ps]: raise ValueError(f"weight_p={weight_p} says nothing of {missing}: add them")
+        if missing := [n for n in names if n not in ps]:
+            raise ValueError(f"weight_p={weight_p} says nothing of {missing}: add them")
     elif isinstance(weight_p, (list,tuple)):
         if len(weight_p) != len(names):
-            raise ValueError(f"weight_p={weight_p} has {len(weight_p)} values for the {len(names)} layers {names}: give one each")
+            raise ValueError(f"weight_p={weight_p} has {len(weight_p)} values for the {len(names)} layers {names}: "
+                             "give one each")
         ps = dict(zip(names, weight_p))
     else: ps = dict.fromkeys(names, weight_p)
     return {n:check_weight_p(ps[n]) for n in names}
 
-# %% ../nbs/00_masks.ipynb #4b79a5a5
+# %% ../nbs/00_masks.ipynb #663d938f
 def column_groups(
     model:nn.Module, # A `TabularModel`, or any model with a list `column_groups`
 ) -> list: # Width of each table column in the input of the first hidden layer
     "Widths of the table columns: the embeddings' sizes, then 1 for each continuous column"
     if hasattr(model, 'column_groups'): return list(model.column_groups)
-    if hasattr(model, 'embeds') and hasattr(model, 'n_cont'): return [e.embedding_dim for e in model.embeds] + [1]*model.n_cont
+    if hasattr(model, 'embeds') and hasattr(model, 'n_cont'):
+        return [e.embedding_dim for e in model.embeds] + [1]*model.n_cont
     raise ValueError(f"unit='feature': a {type(model).__name__} does not tell the widths of its table columns; "
                      "set model.column_groups to a list of them, or use unit='weight'")
 
-# %% ../nbs/00_masks.ipynb #755ccabb
+# %% ../nbs/00_masks.ipynb #9ea12f15
 def draw_seed() -> int:
     "A seed from the global generator; rank 0's in a distributed run"
     seed = [int(torch.randint(2**31, (1,)))]
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.broadcast_object_list(seed)
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized(): dist.broadcast_object_list(seed)
     return seed[0]
 
-# %% ../nbs/00_masks.ipynb #f19707f0
+# %% ../nbs/00_masks.ipynb #83271699
 class WeightMasks:
     "Keep-masks for the hidden `nn.Linear`s of one model: draw, apply, mask gradients, restore zeros, report"
     def __init__(self,
         model:nn.Module, # Any PyTorch model
-        weight_p=0.5, # Fraction of each layer's weights to drop, in [0, 1): a number, a list in the order of the layers, or a dict by name
-        layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None masks every `nn.Linear` but the last
-        unit:str='weight', # What is dropped: 'weight', or 'feature' (all columns of one table column together, per unit)
+        weight_p=0.5, # Fraction of each layer's weights to drop, in [0, 1): number, list by layer, or dict by name
+        layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None: every `nn.Linear` but the last
+        unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
         seed:int=None, # Seed of the masks; None takes one from the global generator when they are drawn
-        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, so that a layer's outputs keep their variance?
+        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     ):
         check_choice('unit', unit, ('weight','feature'))
-        if seed is not None and not isinstance(seed, Integral): raise ValueError(f"seed={seed!r}: give a whole number, or None")
+        if not isinstance(seed, (Integral,type(None))):
+            raise ValueError(f"seed={seed!r}: give a whole number, or None")
         model = unwrap(model)
         linears = find_linears(model)
         if layers is None and isinstance(weight_p, dict): layers = list(weight_p)
@@ -173,7 +181,8 @@ class WeightMasks:
         self.weight_p = spread_weight_p(weight_p, names)
         self.linears = {n:linears[n] for n,p in self.weight_p.items() if p and linears[n].weight.requires_grad}
         if any(self.weight_p.values()) and not self.linears:
-            raise ValueError(f"the weights of {', '.join(map(repr, names))} do not require gradients: unfreeze a layer, or choose others")
+            raise ValueError(f"the weights of {', '.join(map(repr, names))} do not require gradients: "
+                             "unfreeze a layer, or choose others")
         self.unit,self.seed,self.rescale,self.mask = unit,seed,rescale,'trainable'
         self.groups = self._table_groups(model, linears) if unit=='feature' else {}
         self._keeps = None
@@ -183,8 +192,8 @@ class WeightMasks:
         groups = column_groups(model)
         name = next((n for n,l in linears.items() if l.in_features==sum(groups)), None)
         if self.linears and name not in self.linears:
-            raise ValueError(f"unit='feature': no masked layer takes the {len(groups)} table columns ({sum(groups)} inputs wide); "
-                             f"masked are {list(self.linears)}")
+            raise ValueError(f"unit='feature': no masked layer takes the {len(groups)} table columns "
+                             f"({sum(groups)} inputs wide); masked are {list(self.linears)}")
         return {name:groups}
 
     def draw(self) -> dict: # Name → keep-mask (bool, on the CPU)
@@ -200,7 +209,8 @@ class WeightMasks:
         return {n:getattr(l, 'keep', self._keeps[n]) for n,l in self.linears.items()}
 
     def __getstate__(self): return {**self.__dict__, '_keeps':None} if self.seed is not None else self.__dict__
-    def __repr__(self): return f"WeightMasks({self.mask}, weight_p={self.weight_p}, unit={self.unit!r}, seed={self.seed})"
+    def __repr__(self):
+        return f"WeightMasks({self.mask}, weight_p={self.weight_p}, unit={self.unit!r}, seed={self.seed})"
 
 # %% ../nbs/00_masks.ipynb #9bf0f28f
 @patch
@@ -230,7 +240,7 @@ def mask_grads(self:WeightMasks):
         g = self.linears[n].weight.grad
         if g is not None: g.masked_fill_(~keep.to(g.device), 0.)
 
-# %% ../nbs/00_masks.ipynb #bfaad22c
+# %% ../nbs/00_masks.ipynb #2a104345
 @patch
 def started(self:WeightMasks) -> bool:
     "Do the weights hold such masks already? A `ValueError` if they hold others"
@@ -239,8 +249,9 @@ def started(self:WeightMasks) -> bool:
     for n,k in found.items():
         zeros = 0. if k is None else 1-float(k.float().mean())
         if abs(zeros-self.weight_p[n]) > 0.1:
-            raise ValueError(f"{n!r} was masked before: {zeros:.0%} of its weights are exactly 0, but weight_p={self.weight_p[n]}. "
-                             "Go on with its zeros (start=False), give their weight_p, or start from a fresh model")
+            raise ValueError(f"{n!r} was masked before: {zeros:.0%} of its weights are exactly 0, but "
+                             f"weight_p={self.weight_p[n]}. Go on with its zeros (start=False), give their weight_p, "
+                             "or start from a fresh model")
     return True
 
 @patch

@@ -14,7 +14,7 @@ from torch import nn
 from .layers import freeze_masks
 from .masks import WeightMasks, check_choice
 
-# %% ../nbs/02_model.ipynb #4e132d8b
+# %% ../nbs/02_model.ipynb #7669e98a
 masks_of_models = ('trainable','frozen')
 
 def check_mask(
@@ -22,10 +22,11 @@ def check_mask(
 ) -> str:
     "`mask`; a `ValueError` unless it is a kind that exists"
     if mask == 'resampled':
-        raise ValueError("mask='resampled' (a fresh mask at every training step) is not there yet: choose 'trainable' or 'frozen'")
+        raise ValueError("mask='resampled' (a fresh mask at every training step) is not there yet: "
+                         "choose 'trainable' or 'frozen'")
     return check_choice('mask', mask, masks_of_models)
 
-# %% ../nbs/02_model.ipynb #a4b5c590
+# %% ../nbs/02_model.ipynb #be8573d0
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
     def __init__(self,
@@ -42,13 +43,14 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): a number, a list (one per hidden layer), or a dict by layer name
+        weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list by layer or dict by name
         mask:str='trainable', # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0)
-        unit:str='weight', # What is dropped: 'weight', or 'feature' (all columns of one table column together, per unit)
+        unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
         seed:int=None, # Seed of the masks; None takes one from the global generator
-        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, so that a layer's outputs keep their variance?
+        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     ):
         check_mask(mask)
-        super().__init__(emb_szs, n_cont, out_sz, layers, ps, embed_p, y_range, use_bn, bn_final, bn_cont, act_cls, lin_first)
+        super().__init__(emb_szs, n_cont, out_sz, layers, ps, embed_p, y_range,
+                         use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale).apply()
         if mask == 'frozen': freeze_masks(self.weight_masks)
