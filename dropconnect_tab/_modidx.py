@@ -114,6 +114,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'dropconnect_tab.layers': { 'dropconnect_tab.layers.FrozenLinear': ('layers.html#frozenlinear', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.FrozenLinear.__init__': ( 'layers.html#frozenlinear.__init__',
                                                                                           'dropconnect_tab/layers.py'),
+                                        'dropconnect_tab.layers.FrozenLinear._apply': ( 'layers.html#frozenlinear._apply',
+                                                                                        'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.FrozenLinear._hold': ( 'layers.html#frozenlinear._hold',
                                                                                        'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.FrozenLinear._load_from_state_dict': ( 'layers.html#frozenlinear._load_from_state_dict',

@@ -12,7 +12,7 @@ from torch import nn
 
 from .masks import WeightMasks, read_mask
 
-# %% ../nbs/01_layers.ipynb #016adcdc
+# %% ../nbs/01_layers.ipynb #e39a9281
 class FrozenLinear(nn.Linear):
     "`nn.Linear` with a frozen mask: what its keep-mask drops is 0 in every pass and every checkpoint"
     def __init__(self,
@@ -40,17 +40,26 @@ class FrozenLinear(nn.Linear):
         return linear
 
     def _hold(self, keep):
-        # Not persistent: the zeros are the mask, and the state dict stays that of nn.Linear
-        self.register_buffer('keep', keep.to(self.weight.device), persistent=False)
+        # Neither parameter nor buffer: the zeros are the mask, and copies made before it started stay alike
+        self.keep = keep.to(self.weight.device)
         self.restore_zeros()
 
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        self.keep = self.keep.to(self.weight.device)
+        return self
+
     def forward(self, x):
-        w = torch.where(self.keep, self.weight, 0.) if self.training else self.weight
+        w = self.weight
+        if self.training: w = torch.where(self.keep.to(w.device), w, 0.)  # `DataParallel` moves parameters only
         return F.linear(x, w, self.bias)
 
     def restore_zeros(self): self.weight.data.masked_fill_(~self.keep, 0.)
 
     def train(self, mode=True):
+        dead = self.weight.detach() == 0
+        # Weights from elsewhere bring their own mask, such as those that `DistributedDataParallel` sent from rank 0
+        if (~self.keep & ~dead).any() and (self.keep & dead).sum() > self.keep.numel()//10_000: self.keep = ~dead
         self.restore_zeros()
         return super().train(mode)
 
@@ -61,7 +70,7 @@ class FrozenLinear(nn.Linear):
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         keep = read_mask(self.weight)
-        if keep is not None: self.keep.copy_(keep)
+        if keep is not None: self.keep = keep
         self.restore_zeros()
 
     def extra_repr(self): return f"{super().extra_repr()}, weight_p={1-self.keep.float().mean():.3g}"

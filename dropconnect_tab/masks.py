@@ -240,7 +240,7 @@ def mask_grads(self:WeightMasks):
         g = self.linears[n].weight.grad
         if g is not None: g.masked_fill_(~keep.to(g.device), 0.)
 
-# %% ../nbs/00_masks.ipynb #2a104345
+# %% ../nbs/00_masks.ipynb #7dac98fe
 @patch
 def started(self:WeightMasks) -> bool:
     "Do the weights hold such masks already? A `ValueError` if they hold others"
@@ -258,6 +258,10 @@ def started(self:WeightMasks) -> bool:
 def read(self:WeightMasks):
     "Take the masks from the exact zeros of the weights; a `ValueError` where a layer has none"
     found = {n:read_mask(l.weight) for n,l in self.linears.items()}
+    for n,k in found.items():
+        w,groups = self.linears[n].weight,self.groups.get(n)
+        n_drop = round(self.weight_p[n] * len(w) * len(groups or w[0]))
+        if k is None and n_drop == 0: found[n] = torch.ones_like(w, dtype=torch.bool)  # too small to lose a weight
     if missing := [n for n,k in found.items() if k is None]:
         raise ValueError(f"no frozen mask to go on with: {', '.join(map(repr, missing))} has no exact zeros. "
                          "Load a checkpoint of the frozen net first, or start a new mask (start=True)")
