@@ -13,7 +13,7 @@ from .layers import FrozenLinear, freeze_masks
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
 from .model import check_mask
 
-# %% ../nbs/03_callback.ipynb #ba013159
+# %% ../nbs/03_callback.ipynb #49e251c5
 class DropConnectCallback(Callback):
     "Start weight masks at the first training epoch of any `Learner`, and hold frozen ones"
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
@@ -29,6 +29,7 @@ class DropConnectCallback(Callback):
         if mask is not None: check_mask(mask)
         self._given = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
         self._start,self._masks,self._trial_seed = start,None,None
+        self._hold = self._hold_grads = False
 
     def after_create(self):
         "Report wrong settings when the learner is made, before anything is trained"

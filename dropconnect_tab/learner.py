@@ -17,7 +17,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #a6352750
+# %% ../nbs/05_learner.ipynb #12b1ef88
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -37,10 +37,11 @@ def dropconnect_learner(
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale)
     config = {**(config or {}), **{k:v for k,v in given.items() if v is not None}}
+    if layers is None: layers = [200,100]
     emb_szs = get_emb_sz(dls.train_ds, emb_szs or {})
-    n_out = n_out or get_c(dls)
+    if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
-    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers or [200,100], **config)
+    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers, **config)
     cbs = L(kwargs.pop('cbs', None))
     # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
     given = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)

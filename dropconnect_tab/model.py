@@ -26,7 +26,7 @@ def check_mask(
                          "choose 'trainable' or 'frozen'")
     return check_choice('mask', mask, masks_of_models)
 
-# %% ../nbs/02_model.ipynb #be8573d0
+# %% ../nbs/02_model.ipynb #3cb3a5a3
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
     def __init__(self,
@@ -43,7 +43,7 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list by layer or dict by name
+        weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list or dict by layer name
         mask:str='trainable', # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0)
         unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
         seed:int=None, # Seed of the masks; None takes one from the global generator

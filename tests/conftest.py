@@ -26,9 +26,9 @@ def make_df(n=400, seed=0):
 
 def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64, path='.', **kwargs):
     block = CategoryBlock() if y in ('cheap', 'band') else RegressionBlock()
-    return TabularDataLoaders.from_df(make_df(n), path=path, procs=[Categorify, FillMissing, Normalize], cat_names=list(cat),
-                                      cont_names=list(cont), y_names=y, y_block=block, valid_idx=list(range(n*4//5, n)),
-                                      bs=bs, device='cpu', **kwargs)
+    return TabularDataLoaders.from_df(make_df(n), path=path, procs=[Categorify, FillMissing, Normalize],
+                                      cat_names=list(cat), cont_names=list(cont), y_names=y, y_block=block,
+                                      valid_idx=list(range(n*4//5, n)), bs=bs, device='cpu', **kwargs)
 
 
 @pytest.fixture(autouse=True)

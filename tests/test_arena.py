@@ -6,7 +6,8 @@ import pytest
 from conftest import make_df
 
 import dropconnect_tab.arena as arena
-from dropconnect_tab.arena import Settings, Table, arms, load_run, run_arm, run_arms, run_params, run_path, summarise, write_whole
+from dropconnect_tab.arena import (Settings, Table, arms, load_run, run_arm, run_arms, run_params, run_path, summarise,
+                                   write_whole)
 
 quick = Settings(epochs=1, layers=(20, 10))
 
@@ -14,7 +15,8 @@ quick = Settings(epochs=1, layers=(20, 10))
 @pytest.fixture
 def table():
     df = make_df(200)
-    return Table('shops', 'random', 'all', df, 'price', ['shop', 'day'], ['size', 'age'], np.arange(160), np.arange(160, 200))
+    return Table('shops', 'random', 'all', df, 'price', ['shop', 'day'], ['size', 'age'],
+                 np.arange(160), np.arange(160, 200))
 
 
 def test_a_run_leaves_its_files(table, tmp_path):
@@ -22,7 +24,8 @@ def test_a_run_leaves_its_files(table, tmp_path):
     path = run_path(tmp_path, table, 'frozen', 1)
     assert path == tmp_path/'shops-random'/'frozen'/'1.json'
     assert json.loads(path.read_text()) == json.loads(json.dumps(res))
-    assert {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'} <= set(res)
+    assert {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device',
+            'threads'} <= set(res)
     with np.load(path.with_suffix('.npz')) as f: pred, y = f['pred'], f['y']
     assert pred.shape == (40, 1) and y.shape == (40,)
     assert np.isclose(res['rmse'], np.sqrt(np.mean((pred[:, 0] - y)**2)))
@@ -30,7 +33,8 @@ def test_a_run_leaves_its_files(table, tmp_path):
 
 
 def test_a_run_is_repeatable_and_seeds_differ(table, tmp_path):
-    a, b, c = (run_arm(table, 'trainable', s, quick, tmp_path/o, 'cpu')['rmse'] for s, o in ((0, 'a'), (0, 'b'), (1, 'b')))
+    a, b, c = (run_arm(table, 'trainable', s, quick, tmp_path/o, 'cpu')['rmse']
+               for s, o in ((0, 'a'), (0, 'b'), (1, 'b')))
     assert a == b != c
 
 
@@ -61,7 +65,10 @@ def test_what_is_there_is_not_run_again(table, tmp_path, monkeypatch):
     run_path(tmp_path, table, 'dense', 1).unlink()
     fitted = []
     real = arena.fit_net
-    monkeypatch.setattr(arena, 'fit_net', lambda t, arm, seed, *a: fitted.append((arm, seed)) or real(t, arm, seed, *a))
+    def spy(t, arm, seed, *a):
+        fitted.append((arm, seed))
+        return real(t, arm, seed, *a)
+    monkeypatch.setattr(arena, 'fit_net', spy)
     res = run_arms(table, ['dense', 'frozen'], 2, quick, tmp_path, 'cpu')
     assert fitted == [('frozen', 0), ('dense', 1), ('frozen', 1)]
     assert [(r['arm'], r['seed']) for r in res] == [('dense', 0), ('frozen', 0), ('dense', 1), ('frozen', 1)]
@@ -70,11 +77,13 @@ def test_what_is_there_is_not_run_again(table, tmp_path, monkeypatch):
 def test_other_settings_or_data_are_an_error_before_any_run(table, tmp_path, monkeypatch):
     run_arm(table, 'frozen', 0, quick, tmp_path, 'cpu')
     monkeypatch.setattr(arena, 'fit_net', lambda *a: pytest.fail('a run was started'))
-    for s, match in ((Settings(epochs=2, layers=(20, 10)), 'epochs=1, not 2'), (Settings(epochs=1, layers=(9, 9)), r'layers=\[20, 10\], not \[9, 9\]')):
+    for s, match in ((Settings(epochs=2, layers=(20, 10)), 'epochs=1, not 2'),
+                     (Settings(epochs=1, layers=(9, 9)), r'layers=\[20, 10\], not \[9, 9\]')):
         with pytest.raises(ValueError, match=f"0.json holds a run with {match}: give another folder"):
             run_arms(table, ['dense', 'frozen'], 1, s, tmp_path, 'cpu')
     table.df.loc[0, 'price'] += 1
-    with pytest.raises(ValueError, match='holds a run with data='): run_arms(table, ['dense', 'frozen'], 1, quick, tmp_path, 'cpu')
+    with pytest.raises(ValueError, match='holds a run with data='):
+        run_arms(table, ['dense', 'frozen'], 1, quick, tmp_path, 'cpu')
 
 
 def test_fingerprint_sees_values_and_split(table):
@@ -97,7 +106,8 @@ def test_bad_experiments(table, tmp_path, kwargs, match):
 
 def test_interrupted_runs_leave_nothing_half_written(table, tmp_path, monkeypatch):
     def stop(*a, **k): raise KeyboardInterrupt
-    monkeypatch.setattr(arena.json, 'dumps', lambda *a, **k: stop() if 'indent' in k else json.JSONEncoder().encode(*a))
+    monkeypatch.setattr(arena.json, 'dumps',
+                        lambda *a, **k: stop() if 'indent' in k else json.JSONEncoder().encode(*a))
     with pytest.raises(KeyboardInterrupt): run_arm(table, 'dense', 0, quick, tmp_path, 'cpu')
     monkeypatch.undo()
     assert not run_path(tmp_path, table, 'dense', 0).exists()
@@ -123,6 +133,7 @@ def test_report_is_made_of_the_results(table, tmp_path):
     assert (folder/'arms.png').read_bytes()[:4] == b'\x89PNG'
     s = summarise(res)
     vals = [r['rmse'] for r in res if r['arm'] == 'frozen']
-    assert list(s.index) == list(arms) and np.isclose(s.rmse['frozen'], np.mean(vals)) and np.isclose(s.sd['frozen'], np.std(vals, ddof=1))
+    assert list(s.index) == list(arms)
+    assert np.isclose(s.rmse['frozen'], np.mean(vals)) and np.isclose(s.sd['frozen'], np.std(vals, ddof=1))
     assert f"{np.mean(vals):.4f} ± {np.std(vals, ddof=1):.4f} | 50%" in text
     assert '±' not in arena.report(res[:1], tmp_path)

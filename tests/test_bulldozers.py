@@ -1,17 +1,11 @@
 "What is not on the page of the Bulldozers table: every way a file can be broken, and the numbers of the real one"
 import hashlib, os, random, re, zipfile
-from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 
 from dropconnect_tab import bulldozers
 from dropconnect_tab.bulldozers import (COLUMNS, SPLITS, book_features, load_bulldozers, split_bulldozers,
                                         synthetic_sales, write_synthetic)
-
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get('DROPCONNECT_TAB_DATA', ROOT/'../shared/data'))/'bulldozers-2012'
-needs_data = pytest.mark.skipif(not (DATA/'TrainAndValid.zip').exists(), reason="the sales of 2012 are not here: "
-                                "set DROPCONNECT_TAB_DATA to the folder that has bulldozers-2012/TrainAndValid.zip")
 
 @pytest.fixture(scope='module')
 def sales(): return synthetic_sales(400)
@@ -85,7 +79,8 @@ def test_zip_without_csv(tmp_path):
     raises(ValueError, path, 'a.zip has no csv', 'readme.txt', 'TrainAndValid.zip')
 
 def test_zip_with_unknown_csvs(tmp_path):
-    raises(ValueError, as_zip(tmp_path/'a.zip', x__csv=b'1', y__csv=b'2'), 'a.zip', 'x.csv, y.csv', 'TrainAndValid.zip')
+    path = as_zip(tmp_path/'a.zip', x__csv=b'1', y__csv=b'2')
+    raises(ValueError, path, 'a.zip', 'x.csv, y.csv', 'TrainAndValid.zip')
 
 def test_known_name_for_a_zip_of_several(tmp_path, sales):
     inner = as_zip(tmp_path/'i.zip', x__csv=b'1', y__csv=b'2').read_bytes()
@@ -183,7 +178,8 @@ def test_ids_across_parts(tmp_path, sales):
 def test_a_price_is_missing_in_the_solution(tmp_path, sales):
     raws = parts(sales)
     raws['ValidSolution'] = raws['ValidSolution'].replace(str(sales.SalesID[304]).encode(), b'77')
-    raises(ValueError, put(tmp_path, raws), 'Valid.csv', 'ValidSolution.csv', 'row 5: SalePrice nan', 'dollars above 0')
+    raises(ValueError, put(tmp_path, raws), 'Valid.csv', 'ValidSolution.csv', 'row 5: SalePrice nan',
+           'dollars above 0')
 
 @pytest.mark.parametrize('stem', ['Train', 'Valid', 'ValidSolution'])
 def test_ids_in_parts(tmp_path, sales, stem):
@@ -304,8 +300,8 @@ def test_synthetic_schema():
 
 @pytest.mark.parametrize('col, groups', [
     ('Blade_Width','MG'), ('Coupler_System','SSL'), ('Hydraulics_Flow','SSL'), ('Tire_Size','MG WL'),
-    ('Track_Type','TEX'), ('Blade_Type','TTT'), ('Pad_Type','BL'), ('Drive_System','BL MG'), ('Steering_Controls','WL'),
-    ('ProductSize','TEX TTT WL')])
+    ('Track_Type','TEX'), ('Blade_Type','TTT'), ('Pad_Type','BL'), ('Drive_System','BL MG'),
+    ('Steering_Controls','WL'), ('ProductSize','TEX TTT WL')])
 def test_parts_of_the_groups(col, groups):
     df = synthetic_sales(3000)
     filled = df[col].notna().groupby(df.ProductGroup).mean()
@@ -379,8 +375,8 @@ def test_full_size(tmp_path):
 
 # --- splits ---------------------------------------------------------------------------------------------------------
 
-DATES = ['2010-11-01', '2011-09-30', '2011-10-01', '2011-12-31', '2012-01-01', '2012-03-31', '2012-04-01', '2012-04-30',
-         '2012-05-01', '2012-10-01']
+DATES = ['2010-11-01', '2011-09-30', '2011-10-01', '2011-12-31', '2012-01-01', '2012-03-31', '2012-04-01',
+         '2012-04-30', '2012-05-01', '2012-10-01']
 
 @pytest.mark.parametrize('split, train, test', [
     ('book', [0,1,4,5,6,7,8], [2,3,9]), ('kaggle', [0,1,2,3], [4,5,6,7]), ('2012', [4,5], [6,7]),
@@ -415,23 +411,22 @@ def test_empty_part(split, dates, texts):
     with pytest.raises(ValueError) as e: split_bulldozers(pd.DataFrame(dict(saledate=pd.to_datetime(dates))), split)
     for o in texts: assert o in str(e.value)
 
-@needs_data
-def test_real_2012(capsys):
-    df = load_bulldozers(DATA/'TrainAndValid.zip')
+def test_real_2012(data_path, capsys):
+    df = load_bulldozers(data_path/'bulldozers-2012'/'TrainAndValid.zip')
     assert '11,573 sales from 2012-01-01 to 2012-04-28' in capsys.readouterr().out
     name,train,test = split_bulldozers(df)
     assert (name,len(train),len(test)) == ('2012',9877,1696)
     assert not set(train) & set(test)
     feats,cats,conts = book_features(df)
     assert (len(cats),conts) == (13,['saleElapsed']) and feats.SalePrice.between(8, 12).all()
-    pd.testing.assert_frame_equal(load_bulldozers(DATA, verbose=False), df)
+    pd.testing.assert_frame_equal(load_bulldozers(data_path/'bulldozers-2012', verbose=False), df)
 
-@needs_data
-def test_real_test_file_has_no_prices(): raises(ValueError, DATA/'Test.zip', 'Test.csv has no column SalePrice')
+def test_real_test_file_has_no_prices(data_path):
+    raises(ValueError, data_path/'bulldozers-2012'/'Test.zip', 'Test.csv has no column SalePrice')
 
-@needs_data
-def test_synthetic_types_are_those_of_the_file():
-    real,made = load_bulldozers(DATA, verbose=False).dtypes.astype(str),synthetic_sales(6000).dtypes.astype(str)
+def test_synthetic_types_are_those_of_the_file(data_path):
+    real = load_bulldozers(data_path/'bulldozers-2012', verbose=False).dtypes.astype(str)
+    made = synthetic_sales(6000).dtypes.astype(str)
     differ = {c for c in COLUMNS if real[c] != made[c]}
     # loading converts the first two; some auctioneers are unknown, but none in 2012
     assert differ - {'auctioneerID'} == {'saledate','SalePrice'}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import make_dls
 from fastai.callback.training import GradientClip
-from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner, TabularModel, get_emb_sz,
-                                load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
+from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner, TabularModel,
+                                get_emb_sz, load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
 from torch import nn
 
 from dropconnect_tab.all import *
@@ -82,7 +82,9 @@ class Recorded(Callback):
     "Counts the exact zeros at each event of interest"
     def __init__(self): self.zeros = {}
     def before_batch(self):
-        if self.training: self.zeros.setdefault(self.epoch, int((find_linears(self.model)['layers.0.0'].weight == 0).sum()))
+        if self.training:
+            weight = find_linears(self.model)['layers.0.0'].weight
+            self.zeros.setdefault(self.epoch, int((weight == 0).sum()))
 
 
 def test_naive_events_move_no_mask(dls):
@@ -196,15 +198,18 @@ class Muonlike(torch.optim.Optimizer):
 
 optimizers = {
     'sgd with momentum': partial(SGD, mom=.9), 'adam': Adam, 'adam with l2': partial(Adam, decouple_wd=False, wd=.1),
-    'sgd with l2': partial(SGD, mom=.9, wd=.1, decouple_wd=False), 'decoupled': partial(Adam, wd=.1), 'rmsprop': partial(RMSProp, mom=.9),
-    'ranger': ranger, 'torch adamw': partial(OptimWrapper, opt=torch.optim.AdamW), 'mixing': partial(OptimWrapper, opt=Muonlike)}
+    'sgd with l2': partial(SGD, mom=.9, wd=.1, decouple_wd=False), 'decoupled': partial(Adam, wd=.1),
+    'rmsprop': partial(RMSProp, mom=.9), 'ranger': ranger, 'torch adamw': partial(OptimWrapper, opt=torch.optim.AdamW),
+    'mixing': partial(OptimWrapper, opt=Muonlike)}
 
 
 class Exact(Callback):
     "After every step the dropped weights are +0.0, bit for bit, and gradients that clipping sees are live"
     order = 100
     def __init__(self): self.steps = 0
-    def masks(self): return zip(self.learn.model.weight_masks.linears.values(), self.learn.model.weight_masks.keeps.values())
+    def masks(self):
+        masks = self.learn.model.weight_masks
+        return zip(masks.linears.values(), masks.keeps.values())
     def before_step(self): assert all(not l.weight.grad[~k].any() for l, k in self.masks())
     def after_step(self):
         self.steps += 1
@@ -240,8 +245,8 @@ def test_frozen_model_in_a_bare_pytorch_loop(dls, opt):
             opt.zero_grad()
         model.eval()
         assert same(zeros, keeps(model))
-    assert all(torch.equal(v != 0, k) for v, k in zip((v for n, v in model.state_dict().items() if n.endswith('.0.weight')), zeros)
-               if v.shape == k.shape)
+    saved = [v for n, v in model.state_dict().items() if n.endswith('.0.weight')]
+    assert all(torch.equal(v != 0, k) for v, k in zip(saved, zeros) if v.shape == k.shape)
 
 
 def test_clipping_sees_live_gradients_only(dls):
@@ -298,14 +303,17 @@ def test_counts_and_scale_reach_the_net(dls, door):
     set_seed(0)
     for (n, l), keep in zip(list(find_linears(learn.model).items())[:-1], keeps(learn.model)):
         assert int((~keep).sum()) == round(.8*keep.numel())
-        assert torch.isclose(l.weight.var(correction=0), torch.tensor(1/(3*l.in_features)), rtol=.25)  # kaiming_uniform of nn.Linear
+        var = torch.tensor(1/(3*l.in_features))  # kaiming_uniform of nn.Linear
+        assert torch.isclose(l.weight.var(correction=0), var, rtol=.25)
 
 
 # 8. Nothing is silent
 
 @pytest.mark.parametrize('kwargs, match', [
-    (dict(weight_p=-0.1), "weight_p=-0.1 is not the fraction"), (dict(weight_p=1.0), "weight_p=1.0 is not the fraction"),
-    (dict(weight_p='half'), "weight_p='half' is not the fraction"), (dict(mask='frosen'), "mask='frosen' is unknown: choose one of"),
+    (dict(weight_p=-0.1), "weight_p=-0.1 is not the fraction"),
+    (dict(weight_p=1.0), "weight_p=1.0 is not the fraction"),
+    (dict(weight_p='half'), "weight_p='half' is not the fraction"),
+    (dict(mask='frosen'), "mask='frosen' is unknown: choose one of"),
     (dict(mask='resampled'), "'resampled' .* is not there yet: choose 'trainable' or 'frozen'"),
     (dict(unit='column'), "unit='column' is unknown: choose one of 'weight', 'feature'"),
     (dict(weight_p=[.5]), "1 values for the 2 layers"), (dict(weight_p={'layers.9': .5}), "'layers.9'")])
@@ -340,7 +348,8 @@ def test_contradictions(dls, kwargs):
     name = list(kwargs)[0]
     with pytest.raises(ValueError, match=f"{name}=.* contradicts the masks that the model has.*leave {name} out"):
         TabularLearner(dls, model, cbs=DropConnectCallback(**kwargs))
-    TabularLearner(dls, model, cbs=DropConnectCallback(weight_p=.5, mask='frozen', unit='weight', seed=7, layers=['layers.0', 'layers.1']))
+    TabularLearner(dls, model, cbs=DropConnectCallback(weight_p=.5, mask='frozen', unit='weight', seed=7,
+                                                       layers=['layers.0', 'layers.1']))
 
 
 # 9. Nearly free
@@ -356,7 +365,8 @@ def test_trainable_learner_has_no_callback(dls):
 def test_learner_arguments_reach_the_model(dls):
     config = dropconnect_config(ps=.2, embed_p=.1, use_bn=False, weight_p=.8, y_range=(-5, 5), rescale=False)
     given = copy.deepcopy(config)
-    model = dropconnect_learner(dls, layers=[7], emb_szs={'shop': 3}, config=config, n_out=2, mask='frozen', seed=3).model
+    model = dropconnect_learner(dls, layers=[7], emb_szs={'shop': 3}, config=config, n_out=2, mask='frozen',
+                                seed=3).model
     assert config == given
     assert model.embeds[0].embedding_dim == 3 and model.emb_drop.p == .1 and model.layers[0][2].p == .2
     assert model.layers[0][0].out_features == 7 and model.layers[1][0].out_features == 2
@@ -364,10 +374,14 @@ def test_learner_arguments_reach_the_model(dls):
     assert (model.layers[-1].low, model.layers[-1].high) == (-5, 5)
     masks = model.weight_masks
     assert (masks.weight_p['layers.0.0'], masks.mask, masks.seed, masks.rescale) == (.8, 'frozen', 3, False)
-    assert dropconnect_learner(dls, config=config, weight_p=.2, y_range=(0, 1), rescale=True).model.weight_masks.rescale is True
+    rescaled = dropconnect_learner(dls, config=config, weight_p=.2, y_range=(0, 1), rescale=True)
+    assert rescaled.model.weight_masks.rescale is True
     wide = dropconnect_learner(dls, metrics=rmse, unit='feature')
     assert wide.model.weight_masks.unit == 'feature' and len(wide.metrics) == 1
     assert [l.out_features for l in find_linears(wide.model).values()] == [200, 100, 1]
+    linear = dropconnect_learner(dls, layers=[], weight_p=0).model
+    assert [l.out_features for l in find_linears(linear).values()] == [1] and not linear.weight_masks.linears
+    with pytest.raises(ValueError, match="the only nn.Linear"): dropconnect_learner(dls, layers=[])
     with pytest.raises(ValueError, match="n_out is not known"):
         dls.c = 0
         dropconnect_learner(dls)
@@ -417,8 +431,9 @@ def test_export_and_load_in_a_new_process(dls, door, mask, tmp_path):
     assert torch.allclose(again.get_preds()[0], preds, atol=1e-6)
     fit(again, 1)
     if mask == 'frozen': assert same(zeros, keeps(again.model))
-    code = f"from fastai.tabular.all import *; l = load_learner(r'{tmp_path/'export.pkl'}'); print(l.sparsity()['zeros'].sum())"
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import dropconnect_tab.all;' + code], capture_output=True, text=True)
+    code = ("import dropconnect_tab.all;from fastai.tabular.all import *; "
+            f"l = load_learner(r'{tmp_path/'export.pkl'}'); print(l.sparsity()['zeros'].sum())")
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert int(out.stdout) == sum(int((~k).sum()) for k in zeros), out.stderr
 
 
@@ -457,5 +472,6 @@ def test_any_learner(dls):
         def forward(self, cat, cont): return self.net(cont)
     learn = Learner(dls, Conts(), loss_func=nn.MSELoss(), cbs=DropConnectCallback(mask='frozen', seed=0))
     assert [int((w == 0).sum()) for w in weights(fit(learn, 1).model)] == [16, 128, 0]
-    learn = Learner(dls, Conts(), loss_func=nn.MSELoss(), cbs=DropConnectCallback(mask='frozen', layers=lambda n, m: n == 'net.2'))
+    cb = DropConnectCallback(mask='frozen', layers=lambda n, m: n == 'net.2')
+    learn = Learner(dls, Conts(), loss_func=nn.MSELoss(), cbs=cb)
     assert [int((w == 0).sum()) for w in weights(fit(learn, 1).model)] == [0, 128, 0]

@@ -10,7 +10,10 @@ import pytest
 from dropconnect_tab.bulldozers import COLUMNS, main, run_bulldozers, synthetic_sales, write_synthetic
 
 
-def results(out): return {(r['arm'], r['seed']): r for r in (json.loads(p.read_text()) for p in Path(out).rglob('*.json'))}
+def results(out):
+    return {(r['arm'], r['seed']): r for r in (json.loads(p.read_text()) for p in Path(out).rglob('*.json'))}
+
+
 def quick(*args): main([*args, '--epochs', '1', '--seeds', '1', '--device', 'cpu'])
 
 
@@ -24,7 +27,8 @@ def failure(capsys, *args):
 
 @pytest.fixture(scope='module')
 def sales(tmp_path_factory):
-    return write_synthetic(tmp_path_factory.mktemp('sales')/'TrainAndValid.zip', 2000, start='2010-01-01', end='2012-04-30')
+    path = tmp_path_factory.mktemp('sales')/'TrainAndValid.zip'
+    return write_synthetic(path, 2000, start='2010-01-01', end='2012-04-30')
 
 
 def shell(cwd, *command): return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True)
@@ -46,23 +50,26 @@ def test_defaults_end_to_end(tmp_path):
 
 
 def test_module_is_the_same_command(tmp_path, sales):
-    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bulldozers', '--path', sales, '--arms', 'dense', '--seeds', 1, '--epochs', 1)
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bulldozers', '--path', sales, '--arms', 'dense',
+                 '--seeds', 1, '--epochs', 1)
     assert done.returncode == 0 and len(results(tmp_path/'runs')) == 1, done.stderr
 
 
 def test_arguments_do_what_they_say(tmp_path, sales, capsys):
-    main(['--path', str(sales), '--split', 'kaggle', '--arms', 'frozen', 'dense', '--seeds', '2', '--epochs', '2', '--weight-p', '.8',
-          '--out', str(tmp_path/'mine'), '--device', 'cpu'])
+    main(['--path', str(sales), '--split', 'kaggle', '--arms', 'frozen', 'dense', '--seeds', '2', '--epochs', '2',
+          '--weight-p', '.8', '--out', str(tmp_path/'mine'), '--device', 'cpu'])
     res = results(tmp_path)
     assert set(res) == {(a, s) for a in ('dense', 'frozen') for s in range(2)}
     one = res['frozen', 1]
-    assert one['split'] == 'kaggle' and one['device'] == 'cpu' and len(one['curve']) == 2 and one['params']['epochs'] == 2
+    assert one['split'] == 'kaggle' and one['device'] == 'cpu'
+    assert len(one['curve']) == 2 and one['params']['epochs'] == 2
     assert round(one['zeros'], 3) == .8 and one['params']['weight_p'] == .8
     assert one['dataset'] == 'synthetic-bulldozers' and one['columns'] == 'book'
     assert (tmp_path/'mine'/'synthetic-bulldozers-kaggle'/'frozen'/'1.npz').exists()
 
 
-@pytest.mark.parametrize('split, expected', [('auto', 'book'), ('book', 'book'), ('kaggle', 'kaggle'), ('2012', '2012')])
+@pytest.mark.parametrize('split, expected', [('auto', 'book'), ('book', 'book'), ('kaggle', 'kaggle'),
+                                             ('2012', '2012')])
 def test_splits(tmp_path, sales, split, expected):
     quick('--path', str(sales), '--split', split, '--arms', 'dense', '--out', str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == [f'synthetic-bulldozers-{expected}']
@@ -90,7 +97,8 @@ def csv(tmp_path, df):
 
 
 @pytest.mark.parametrize('bad, parts', [
-    ('missing', ['nowhere.zip does not exist', 'download TrainAndValid.zip']), ('empty', ['empty.csv is empty', 'download it again']),
+    ('missing', ['nowhere.zip does not exist', 'download TrainAndValid.zip']),
+    ('empty', ['empty.csv is empty', 'download it again']),
     ('no zip', ['bad.zip', 'zip']), ('SalePrice', ['SalePrice']), ('saledate', ['saledate']),
     ('price 0', ['row 3', 'SalePrice 0', 'dollars above 0']), ('no test rows', ["split='kaggle' leaves", 'choose'])])
 def test_bad_data(tmp_path, capsys, bad, parts):
@@ -98,8 +106,10 @@ def test_bad_data(tmp_path, capsys, bad, parts):
     assert list(df) == COLUMNS
     (tmp_path/'empty.csv').touch()
     (tmp_path/'bad.zip').write_text('no zip')
-    path = {'missing': lambda: tmp_path/'nowhere.zip', 'empty': lambda: tmp_path/'empty.csv', 'no zip': lambda: tmp_path/'bad.zip',
-            'SalePrice': lambda: csv(tmp_path, df.drop(columns='SalePrice')), 'saledate': lambda: csv(tmp_path, df.drop(columns='saledate')),
+    path = {'missing': lambda: tmp_path/'nowhere.zip', 'empty': lambda: tmp_path/'empty.csv',
+            'no zip': lambda: tmp_path/'bad.zip',
+            'SalePrice': lambda: csv(tmp_path, df.drop(columns='SalePrice')),
+            'saledate': lambda: csv(tmp_path, df.drop(columns='saledate')),
             'price 0': lambda: csv(tmp_path, df.assign(SalePrice=df.SalePrice.where(df.index != 2, 0))),
             'no test rows': lambda: csv(tmp_path, df)}[bad]()
     err = failure(capsys, '--path', path, '--split', 'kaggle', '--out', tmp_path/'runs')
@@ -108,8 +118,9 @@ def test_bad_data(tmp_path, capsys, bad, parts):
 
 
 @pytest.mark.parametrize('args, parts', [
-    (['--weight-p', '-0.1'], ['weight_p=-0.1', 'below 1']), (['--weight-p', '1.0'], ['weight_p=1.0']), (['--weight-p', 'half'], ['half']),
-    (['--split', '2013'], ["split='2013'", 'book']), (['--arms', 'rf'], ["arm='rf'", "'dense', 'trainable', 'frozen'"]),
+    (['--weight-p', '-0.1'], ['weight_p=-0.1', 'below 1']), (['--weight-p', '1.0'], ['weight_p=1.0']),
+    (['--weight-p', 'half'], ['half']), (['--split', '2013'], ["split='2013'", 'book']),
+    (['--arms', 'rf'], ["arm='rf'", "'dense', 'trainable', 'frozen'"]),
     (['--seeds', '0'], ['seeds=0', 'at least 1']), (['--epochs', '0'], ['epochs=0', 'at least 1']),
     (['--device', 'abacus'], ["device='abacus'", "'cpu' or 'auto'"])])
 def test_bad_arguments(tmp_path, capsys, args, parts, monkeypatch):
@@ -143,4 +154,5 @@ def test_stopped_runs_go_on(tmp_path, sales, capsys, monkeypatch):
 def test_help(capsys):
     with pytest.raises(SystemExit): main(['--help'])
     text = capsys.readouterr().out
-    assert all(o in text for o in ('--path', '--split', '--seeds', '--epochs', '--arms', '--weight-p', '--device', '--out'))
+    assert all(o in text for o in ('--path', '--split', '--seeds', '--epochs', '--arms', '--weight-p', '--device',
+                                   '--out'))

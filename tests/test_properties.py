@@ -60,7 +60,11 @@ class Case:
             elif event == 'save_load':
                 learn.save('m', with_opt=learn.opt is not None)
                 learn.load('m', with_opt=learn.opt is not None)
-            elif event == 'deepcopy': self.learn = copy.deepcopy(learn)
+            elif event == 'deepcopy':
+                # What lr_find leaves behind, and no learner of fastai's can be copied with
+                vars(self.dls.train).pop('it', None)
+                learn.loss_grad = None
+                self.learn = copy.deepcopy(learn)
             elif event == 'fresh learner' and self.trained:
                 learn.save('m', with_opt=False)
                 self.learn = self.make(start=False)

@@ -14,7 +14,7 @@ def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', text, re.M | re.S
 def test_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets, learners, ns = blocks('python'), [], {}
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for s in snippets:
         exec(s, ns)
         if 'learn' in ns: learners.append(ns['learn'])

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The test suite with the oldest versions that are claimed: fastai 2.8 on fastcore 1, pandas 2.
+# Needs some gigabytes and minutes: that fastai wants a torch of its time. `tests/oldest.sh FOLDER` keeps the environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+env=${1:-$(mktemp -d)}
+[ $# -gt 0 ] || trap 'rm -rf "$env"' EXIT
+unset PIP_CONSTRAINT
+python3 -m venv "$env"
+source "$env/bin/activate"
+pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' accelerate hypothesis pytest
+pip install -q --no-deps -e .
+python -W ignore -c "
+import fastai, fastcore, pandas, torch
+print('fastai', fastai.__version__, 'fastcore', fastcore.__version__, 'pandas', pandas.__version__, 'torch', torch.__version__)"
+python -m pytest
