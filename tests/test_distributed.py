@@ -58,10 +58,10 @@ def test_two_processes(door, mask, seed, tmp_path):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    env = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1'}
+    env = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
     procs = [subprocess.Popen([sys.executable, '-W', 'ignore', __file__, tmp_path, door, mask, str(seed)], text=True,
-                              env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT) for r in range(2)]
+                              env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r), 'OMP_NUM_THREADS': '1'},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for r in range(2)]
     try: outs = [p.communicate(timeout=300)[0] for p in procs]
     finally: [p.kill() for p in procs]
     assert [p.returncode for p in procs] == [0, 0], '\n'.join(outs)

@@ -33,7 +33,7 @@ class Diary(Callback):
 
 
 def newest(path):
-    "The epoch of the newest checkpoint that can be read, or None: the last one may have been cut off while it was written"
+    "The epoch of the newest checkpoint that can be read, or None: the last may have been cut off while it was written"
     for file in sorted(path.glob('models/model_*.pth'), key=lambda p: -int(p.stem.split('_')[1])):
         try: torch.load(file, weights_only=False)
         except Exception: continue
@@ -71,7 +71,8 @@ def test_killed_and_resumed(door, mask, tmp_path):
         assert p.exitcode in (0, -9)
         if first is None: first = torch.load(sorted(tmp_path.glob('models/*.pth'))[0], weights_only=False)['model']
     assert killed >= kills
-    epochs, *zeros = torch.tensor([[int(o) for o in l.split()] for l in (tmp_path/'log.txt').read_text().splitlines()]).T
+    lines = (tmp_path/'log.txt').read_text().splitlines()
+    epochs, *zeros = torch.tensor([[int(o) for o in l.split()] for l in lines]).T
     assert int(epochs.max()) == n_epoch-1 and len(epochs) >= n_epoch
     last = torch.load(done)
     for i, n in enumerate(list(find_linears(make(door, mask, tmp_path).model))[:-1]):

@@ -62,7 +62,7 @@ class Case:
                 learn.load('m', with_opt=learn.opt is not None)
             elif event == 'deepcopy':
                 # What lr_find leaves behind, and no learner of fastai's can be copied with
-                vars(self.dls.train).pop('it', None)
+                vars(learn.dls.train).pop('it', None)
                 learn.loss_grad = None
                 self.learn = copy.deepcopy(learn)
             elif event == 'fresh learner' and self.trained:
