@@ -13,7 +13,7 @@ from .layers import FrozenLinear, freeze_masks
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
 from .model import check_mask
 
-# %% ../nbs/03_callback.ipynb #49e251c5
+# %% ../nbs/03_callback.ipynb #2fa8ec38
 class DropConnectCallback(Callback):
     "Start weight masks at the first training epoch of any `Learner`, and hold frozen ones"
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
@@ -43,7 +43,9 @@ class DropConnectCallback(Callback):
     def _started_masks(self, model):
         "The masks that `model` has, or None; a `ValueError` where the settings contradict them or fit no layer"
         masks = getattr(model, 'weight_masks', None)
-        if masks is None: return self._plan(model) and None
+        if masks is None:
+            self._plan(model)
+            return None
         given,names = dict(self._given),list(masks.weight_p)
         theirs = dict(weight_p=masks.weight_p, mask=masks.mask, layers=names, unit=masks.unit, seed=masks.seed,
                       rescale=masks.rescale)

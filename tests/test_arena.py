@@ -137,3 +137,18 @@ def test_report_is_made_of_the_results(table, tmp_path):
     assert np.isclose(s.rmse['frozen'], np.mean(vals)) and np.isclose(s.sd['frozen'], np.std(vals, ddof=1))
     assert f"{np.mean(vals):.4f} ± {np.std(vals, ddof=1):.4f} | 50%" in text
     assert '±' not in arena.report(res[:1], tmp_path)
+
+
+def test_small_arguments(table, tmp_path):
+    y = table.df.price
+    assert np.allclose(arena.y_limits(y, 0), [y.min(), y.max()])
+    assert np.isclose(np.ptp(arena.y_limits(y, .5)), 2*np.ptp(y))
+    dls = arena.table_dls(table, bs=16, device='cpu')
+    assert dls.train.bs == 16 and str(dls.device) == 'cpu' and (len(dls.train_ds), len(dls.valid_ds)) == (160, 40)
+    res = [run_arm(table, 'dense', 0, quick, tmp_path, 'cpu')]
+    assert '| MAE ' in arena.format_summary(summarise(res), 'MAE') and '| MAE ' in arena.report(res, tmp_path, 'MAE')
+    ax = arena.plot_arms(res, 'a title', 'MAE').axes[0]
+    assert ax.get_title() == 'a title' and ax.get_xlabel().startswith('MAE')
+    ticks = []
+    run_arm(table, 'dense', 1, quick, tmp_path, 'cpu', tick=lambda: ticks.append(1))
+    assert len(ticks) == quick.epochs

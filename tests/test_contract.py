@@ -456,6 +456,33 @@ def test_callback_warns_of_nothing(dls):
         fit(plain(dls), 1, cbs=DropConnectCallback(layers='layers.0', unit='feature', weight_p=.5))
 
 
+def masked_by(dls, **kwargs):
+    "A net after one epoch at a learning rate of 0 with the callback, and its weights before"
+    set_seed(5)
+    learn = plain(dls, DropConnectCallback(**{'seed': 7, **kwargs}), opt_func=SGD)
+    before = weights(learn.model)
+    return fit(learn, 1, lr=0.), before
+
+
+def test_each_argument_of_the_callback(dls):
+    base, dense = masked_by(dls)
+    zeros = list(base.sparsity()['zeros'])
+    n_in = base.model.layers[0][0].in_features
+    assert zeros == [15*n_in, 300, 0] and base.model.weight_masks.mask == 'trainable'
+    assert list(masked_by(dls, weight_p=.8)[0].sparsity()['zeros']) == [24*n_in, 480, 0]
+    assert list(masked_by(dls, layers='layers.1')[0].sparsity()['zeros']) == [0, 300, 0]
+    assert masked_by(dls, mask='frozen')[0].model.weight_masks.mask == 'frozen'
+    assert same(keeps(masked_by(dls, seed=7)[0].model), keeps(base.model))
+    assert not same(keeps(masked_by(dls, seed=8)[0].model), keeps(base.model))
+    groups = [e.embedding_dim for e in base.model.embeds] + [1, 1]
+    by_column = keeps(masked_by(dls, unit='feature')[0].model)[0].split(groups, 1)
+    assert all(torch.equal(k.all(1), k.any(1)) for k in by_column)
+    for rescale, scale in ((True, .5**-.5), (False, 1.)):
+        learn, before = masked_by(dls, rescale=rescale)
+        for w, b, k in zip(weights(learn.model), before, keeps(learn.model)): assert torch.allclose(w[k], b[k]*scale)
+    assert same(weights(masked_by(dls, start=False)[0].model), dense)
+
+
 def test_models_own_masks_need_no_settings(dls):
     model = DropConnectTabularModel(get_emb_sz(dls.train_ds), 2, 1, layers, weight_p=.8, mask='frozen')
     zeros = keeps(model)
