@@ -145,7 +145,7 @@ def _parts(rng, group):
         res[col] = pd.Categorical.from_codes(codes, values)
     return res
 
-# %% ../nbs/10_bulldozers.ipynb #b9bd7d32
+# %% ../nbs/10_bulldozers.ipynb #d19f5768
 _STATES = """Florida Texas California Georgia Maryland Mississippi Nevada Ohio Arizona Washington Colorado Illinois
 Utah Tennessee Pennsylvania Minnesota Idaho Oregon Montana Wisconsin Iowa Maine Alabama Louisiana""".split()
 _HOT,_WET,_COLD = (pd.Index(_STATES).isin(o.split()) for o in (
@@ -155,7 +155,7 @@ _DIP = np.array([.05, .02, .08, .25, .15, .20])  # how deep the dip of 2009 is, 
 
 def _log_price(rng, code, size, worth, lgp, age, hours, state, time, has):
     "Log prices from an array for each property; `has(column, value, ...)` is 1. where a machine has one of the values"
-    fresh,group = np.exp(-age/12),_GROUPS.index.to_numpy()[code]
+    fresh = np.exp(-age/12)
     ac,valves = has('Enclosure', 'EROPS w AC'),_GROUPS.index.isin(['MG','TTT','WL'])[code]
     wide = has('Tire_Size', '23.5', '26.5') - has('Tire_Size', '14"', '17.5')
     y  = worth - _GROUPS.loss.to_numpy(float)[code]*15*(1-np.exp(-age/15))

@@ -8,15 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import make_dls
 from fastai.callback.training import GradientClip
-from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner, TabularModel,
+from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner,
                                 get_emb_sz, load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
 from torch import nn
 
 from dropconnect_tab.all import *
 from dropconnect_tab.layers import FrozenLinear
-from dropconnect_tab.masks import find_linears, read_mask
+from dropconnect_tab.masks import find_linears
 
 layers = [30, 20]
 
@@ -228,7 +227,7 @@ def test_frozen_zeros_are_exact(dls, opt, late):
 
 @pytest.mark.parametrize('opt', optimizers)
 def test_frozen_model_is_exact(dls, opt):
-    learn = fit(through_model(dls, opt_func=optimizers[opt], lr=1e-2), 2, cbs=(exact := Exact()))
+    fit(through_model(dls, opt_func=optimizers[opt], lr=1e-2), 2, cbs=(exact := Exact()))
     assert exact.steps == 10
 
 
