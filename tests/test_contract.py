@@ -272,6 +272,13 @@ def test_other_linears_are_held_by_the_callback(dls):
     fit(learn, 2, cbs=(exact := Exact()))
     assert type(lin) is Doubled and exact.steps == 10
     assert int((lin.weight == 0).sum()) == lin.weight.numel()//2
+    keep = lin.weight != 0
+    lin.weight.data.fill_(1.)  # as a dense checkpoint would
+    class First(Callback):
+        order = 100
+        def before_batch(self):
+            if self.training: assert torch.equal(lin.weight != 0, keep)
+    fit(learn, 1, cbs=First())
 
 
 # 5. One seed, one mask
