@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'SPLITS', 'synthetic_sales', 'write_synthetic', 'load_bulldozers', 'split_bulldozers', 'book_features',
            'bulldozers_table', 'check_device', 'run_bulldozers', 'main']
 
-# %% ../nbs/10_bulldozers.ipynb #e9da710f
+# %% ../nbs/10_bulldozers.ipynb #cc6a9629
 import argparse, csv, hashlib, warnings, zlib
 from functools import partial
 from io import BytesIO, StringIO
@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, torch
 from fastai.tabular.core import add_datepart
 from fastcore.meta import delegates
 
-from .arena import Settings, Table, arms, check_experiment, report, run_arms, run_path, write_whole
+from .arena import Settings, Table, arms, check_experiment, report, run_arms, table_folder, write_whole
 
 # %% ../nbs/10_bulldozers.ipynb #c3604d67
 COLUMNS = """
@@ -475,7 +475,7 @@ def book_features(
     res['SalePrice'] = np.log(prices).astype(np.float32)
     return res.assign(saledate=dates), [*_BOOK_CATS], ['saleElapsed']
 
-# %% ../nbs/10_bulldozers.ipynb #8d5a8417
+# %% ../nbs/10_bulldozers.ipynb #665f42ec
 def bulldozers_table(
     path, # What `load_bulldozers` reads
     split:str='auto', # One of `SPLITS`, or 'auto'
@@ -518,7 +518,7 @@ def run_bulldozers(
     settings.bs = 1024 if len(table.train_idx) > 100_000 else 256
     print(f"split {table.split}: {len(table.train_idx):,} sales to train on, {len(table.test_idx):,} to test on")
     results = run_arms(table, names, seeds, settings, out, device)
-    print(f"\n{report(results, out, 'RMSE of log price')}\n\nwritten to {run_path(out, table, '', 0).parent}: "
+    print(f"\n{report(results, out, 'RMSE of log price')}\n\nwritten to {table_folder(out, table.name, table.split)}: "
           "table.md, arms.png, and for each run a .json and its predictions")
     return results
 

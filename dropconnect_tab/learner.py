@@ -17,7 +17,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #12b1ef88
+# %% ../nbs/05_learner.ipynb #c6f74afc
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -44,6 +44,6 @@ def dropconnect_learner(
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers, **config)
     cbs = L(kwargs.pop('cbs', None))
     # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
-    given = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
-    if model.weight_masks.mask == 'frozen' and not given: cbs = cbs + [DropConnectCallback()]
+    held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
+    if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
     return TabularLearner(dls, model, cbs=cbs, **kwargs)

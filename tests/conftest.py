@@ -9,6 +9,8 @@ import pytest
 from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders,
                                 set_seed)
 
+from dropconnect_tab.masks import find_linears
+
 matplotlib.use('Agg')
 root = Path(__file__).resolve().parent.parent
 
@@ -29,6 +31,11 @@ def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64,
     return TabularDataLoaders.from_df(make_df(n), path=path, procs=[Categorify, FillMissing, Normalize],
                                       cat_names=list(cat), cont_names=list(cont), y_names=y, y_block=block,
                                       valid_idx=list(range(n*4//5, n)), bs=bs, device='cpu', **kwargs)
+
+
+def hidden(model):
+    "Name → `nn.Linear`, all but the output layer"
+    return dict(list(find_linears(model).items())[:-1])
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import hidden
 from fastai.callback.training import GradientClip
 from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner,
                                 get_emb_sz, load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
@@ -22,8 +23,7 @@ layers = [30, 20]
 
 def weights(model): return [l.weight.detach().clone() for l in find_linears(model).values()]
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
-def keeps(model): return [l.weight != 0 for l in list(find_linears(model).values())[:-1]]
-def quiet(learn): return learn.no_bar(), learn.no_logging()
+def keeps(model): return [l.weight != 0 for l in hidden(model).values()]
 
 
 def fit(learn, *args, f='fit', **kwargs):
@@ -307,7 +307,7 @@ def test_a_mask_leaves_the_global_rng_as_it_was(dls):
 def test_counts_and_scale_reach_the_net(dls, door):
     learn = fit(door(dls, 'frozen', weight_p=.8, opt_func=partial(SGD), lr=0.), 1)
     set_seed(0)
-    for (n, l), keep in zip(list(find_linears(learn.model).items())[:-1], keeps(learn.model)):
+    for l, keep in zip(hidden(learn.model).values(), keeps(learn.model)):
         assert int((~keep).sum()) == round(.8*keep.numel())
         var = torch.tensor(1/(3*l.in_features))  # kaiming_uniform of nn.Linear
         assert torch.isclose(l.weight.var(correction=0), var, rtol=.25)

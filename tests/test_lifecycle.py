@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import make_df, make_dls
+from conftest import hidden, make_df, make_dls
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.tabular.all import (Adam, Callback, CrossEntropyLossFlat, EarlyStoppingCallback, L, Lamb, Larc, Lookahead,
@@ -59,7 +59,6 @@ columns = {
 
 # --- what must hold -------------------------------------------------------------------------------------------------
 
-def hidden(model): return dict(list(find_linears(model).items())[:-1])
 def bits(w): return w.detach().view(torch.int32)
 
 
@@ -93,12 +92,11 @@ class Watch(Callback):
             assert l.weight[keep].ne(0).all(), f'{n}: the mask grew'
 
 
-def check(learn, mask=None, trained=True):
+def check(learn):
     "The net after a habit: its mask is where it was drawn, its checkpoint plain, its weights numbers"
-    watch = learn.watch if hasattr(learn, 'watch') else mask
-    model = unwrap(learn.model)
+    watch, model = learn.watch, unwrap(learn.model)
     for p in model.parameters(): assert not p.isnan().any()
-    if watch.mask == 'frozen' and trained: watch.exact() if watch.learn else frozen_as(watch.keeps, model)
+    if watch.mask == 'frozen': watch.exact()
     if watch.mask == 'trainable' and watch.batches:
         assert watch.starts <= 1, 'a trainable start was drawn twice'
         for n, l in hidden(model).items(): assert float(l.weight[~watch.keeps[n]].eq(0).float().mean()) < .5, n
@@ -111,7 +109,7 @@ def frozen_as(keeps, model):
     for n, l in hidden(model).items(): assert torch.equal(l.weight.ne(0), keeps[n]), n
 
 
-def state(learn): return copy.deepcopy({k: v.clone() for k, v in learn.model.state_dict().items()})
+def state(learn): return {k: v.clone() for k, v in learn.model.state_dict().items()}
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -137,6 +135,12 @@ def lr_find(learn):
     with learn.no_bar(): learn.lr_find(show_plot=False, num_it=12)
 
 
+def moves_nothing(f, learn):
+    before = state(learn)
+    f(learn)
+    assert same(before, state(learn))
+
+
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 habits = {}
@@ -155,23 +159,18 @@ def habit(f=None, **variants):
 @habit
 def looking_before_and_after(col, dls):
     learn = col.learner(dls)
-    before = state(learn)
-    look(learn)
-    assert same(before, state(learn)) and not learn.watch.batches
+    moves_nothing(look, learn)
+    assert not learn.watch.batches
     fit(learn)
     assert learn.watch.starts
-    before = state(learn)
-    look(learn)
-    assert same(before, state(learn))
+    moves_nothing(look, learn)
     return learn
 
 
 @habit
 def lr_find_first(col, dls):
     learn = col.learner(dls)
-    before = state(learn)
-    lr_find(learn)
-    assert same(before, state(learn))
+    moves_nothing(lr_find, learn)
     fit(learn)
     assert learn.watch.starts
     return learn
@@ -180,9 +179,7 @@ def lr_find_first(col, dls):
 @habit
 def lr_find_between_fits(col, dls):
     learn = fit(col.learner(dls))
-    before = state(learn)
-    lr_find(learn)
-    assert same(before, state(learn))
+    moves_nothing(lr_find, learn)
     return fit(learn)
 
 

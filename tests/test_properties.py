@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_dls
+from conftest import hidden, make_dls
 from fastai.tabular.all import SGD, Adam, set_seed, tabular_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from dropconnect_tab.all import DropConnectCallback, WeightMasks, dropconnect_learner
-from dropconnect_tab.masks import find_linears
 
 health = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile('short', max_examples=60, derandomize=True, **health)
@@ -33,8 +32,7 @@ events = st.lists(st.sampled_from(['validate', 'get_preds', 'lr_find', 'fit', 'o
                                    'second callback', 'fresh learner', 'new optimizer']), min_size=1, max_size=6)
 
 
-def hidden(learn): return dict(list(find_linears(learn.model).items())[:-1])
-def weights(learn): return {n: l.weight.detach().clone() for n, l in hidden(learn).items()}
+def weights(learn): return {n: l.weight.detach().clone() for n, l in hidden(learn.model).items()}
 def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
 
