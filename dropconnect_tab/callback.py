@@ -5,31 +5,32 @@
 # %% auto #0
 __all__ = ['DropConnectCallback']
 
-# %% ../nbs/03_callback.ipynb #ffca1b02
+# %% ../nbs/03_callback.ipynb #16cc6bd7
 from fastai.callback.core import Callback
 from fastai.learner import SkipToEpoch
 
-from .layers import FrozenLinear, freeze_masks
+from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
 from .model import check_mask
 
-# %% ../nbs/03_callback.ipynb #2fa8ec38
+# %% ../nbs/03_callback.ipynb #4c99d5d8
 class DropConnectCallback(Callback):
     "Start weight masks at the first training epoch of any `Learner`, and hold frozen ones"
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
+    _learn = None
     def __init__(self,
         weight_p=None, # Fraction of each layer's weights to drop, in [0, 1): number, list or dict by name; else 0.5
-        mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0); else 'trainable'
+        mask:str=None, # 'trainable' (may grow back), 'frozen' (stay 0) or 'resampled' (each step); else 'trainable'
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
         unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together); else 'weight'
         seed:int=None, # Seed of the masks; else one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
     ):
-        if mask is not None: check_mask(mask)
+        if mask is not None: check_mask(mask, unit, seed, rescale)
         self._given = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
-        self._start,self._masks,self._trial_seed = start,None,None
-        self._hold = self._hold_grads = False
+        self._start,self._masks,self._trial_seed,self._resampled = start,None,None,None
+        self._hold = self._hold_grads = self._resamples = False
 
     def after_create(self):
         "Report wrong settings when the learner is made, before anything is trained"
@@ -38,7 +39,8 @@ class DropConnectCallback(Callback):
     def _plan(self, model):
         "Masks for `model` by the settings; nothing is drawn yet"
         given = {k:v for k,v in self._given.items() if v is not None and k != 'mask'}
-        return WeightMasks(model, **{'seed':self._trial_seed, **given})
+        masks = WeightMasks(model, **{'seed':self._trial_seed, **given})
+        return check_resampled(masks) if self._given['mask'] == 'resampled' else masks
 
     def _started_masks(self, model):
         "The masks that `model` has, or None; a `ValueError` where the settings contradict them or fit no layer"
@@ -65,12 +67,16 @@ class DropConnectCallback(Callback):
         self._masks = self._started_masks(model) or self._begin(model, trial)
         self._hold = self._masks.mask == 'frozen'
         self._hold_grads = self._hold and not all(isinstance(l, FrozenLinear) for l in self._masks.linears.values())
+        self._resamples = self._resampled is not None
         if self._hold: self._masks.restore_zeros()
 
     def _begin(self, model, trial):
         "Masks for a `model` without: started, or read from its zeros where training goes on"
         masks = self._plan(model)
         masks.mask = self._given['mask'] or 'trainable'
+        if masks.mask == 'resampled':
+            self._resampled = resample_masks(masks)
+            return masks
         resumed = not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs)
         if not (resumed or masks.started()): masks.apply()
         elif masks.mask == 'frozen': masks.read()
@@ -80,6 +86,26 @@ class DropConnectCallback(Callback):
             model.weight_masks = masks
             if masks.mask == 'frozen': freeze_masks(masks)
         return masks
+
+    def _put_back(self):
+        "Make plain layers again of those that resample"
+        if self._resampled is None: return
+        for l in self._resampled.linears.values(): l.to_linear()
+        self._resampled = None
+
+    def before_batch(self):
+        if self._resamples and self._resampled is None:  # `get_preds` in the middle of an epoch put it back
+            self._resampled = resample_masks(self._masks)
+
+    def after_fit(self): self._put_back()
+
+    @property
+    def learn(self): return self._learn
+
+    @learn.setter
+    def learn(self, learn):
+        if learn is None: self._put_back()  # taken off the learner: also where a fit was stopped by an error or Ctrl-C
+        self._learn = learn
 
     def after_backward(self):
         "Leave only live gradients for clipping and the optimizer, where the layers do not see to it themselves"

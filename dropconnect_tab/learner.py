@@ -17,7 +17,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #c6f74afc
+# %% ../nbs/05_learner.ipynb #e7e9a1a1
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -28,7 +28,7 @@ def dropconnect_learner(
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
     weight_p=None, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list by layer, or dict by name
-    mask:str=None, # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0)
+    mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
     unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?

@@ -5,28 +5,34 @@
 # %% auto #0
 __all__ = ['masks_of_models', 'check_mask', 'DropConnectTabularModel']
 
-# %% ../nbs/02_model.ipynb #012a9279
+# %% ../nbs/02_model.ipynb #1fa414a8
 from collections.abc import MutableSequence
 
 from fastai.tabular.model import TabularModel
 from torch import nn
 
-from .layers import freeze_masks
+from .layers import freeze_masks, resample_masks
 from .masks import WeightMasks, check_choice
 
-# %% ../nbs/02_model.ipynb #7669e98a
-masks_of_models = ('trainable','frozen')
+# %% ../nbs/02_model.ipynb #dea629fa
+masks_of_models = ('trainable','frozen','resampled')
 
 def check_mask(
     mask:str, # Kind of mask
+    unit:str=None, # What is dropped
+    seed:int=None, # Seed of the masks
+    rescale:bool=True, # Rescale kept weights?
 ) -> str:
-    "`mask`; a `ValueError` unless it is a kind that exists"
-    if mask == 'resampled':
-        raise ValueError("mask='resampled' (a fresh mask at every training step) is not there yet: "
-                         "choose 'trainable' or 'frozen'")
-    return check_choice('mask', mask, masks_of_models)
+    "`mask`; a `ValueError` unless it is a kind that exists, and the other settings go with it"
+    check_choice('mask', mask, masks_of_models)
+    if mask != 'resampled': return mask
+    other = dict(unit=(unit, unit=='feature'), seed=(seed, seed is not None), rescale=(rescale, not rescale))
+    for name,(value,wrong) in other.items():
+        if wrong: raise ValueError(f"{name}={value!r} does not go with mask='resampled', which draws single weights "
+                                   "from the global generator (see set_seed) and always rescales: leave it out")
+    return mask
 
-# %% ../nbs/02_model.ipynb #3cb3a5a3
+# %% ../nbs/02_model.ipynb #0a54425d
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
     def __init__(self,
@@ -44,13 +50,15 @@ class DropConnectTabularModel(TabularModel):
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
         weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list or dict by layer name
-        mask:str='trainable', # 'trainable' (dropped weights may grow back) or 'frozen' (they stay 0)
+        mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
         unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     ):
-        check_mask(mask)
+        check_mask(mask, unit, seed, rescale)
         super().__init__(emb_szs, n_cont, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
-        self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale).apply()
+        self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale)
+        if mask == 'resampled': resample_masks(self.weight_masks)
+        else: self.weight_masks.apply()
         if mask == 'frozen': freeze_masks(self.weight_masks)

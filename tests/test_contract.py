@@ -320,7 +320,8 @@ def test_counts_and_scale_reach_the_net(dls, door):
     (dict(weight_p=1.0), "weight_p=1.0 is not the fraction"),
     (dict(weight_p='half'), "weight_p='half' is not the fraction"),
     (dict(mask='frosen'), "mask='frosen' is unknown: choose one of"),
-    (dict(mask='resampled'), "'resampled' .* is not there yet: choose 'trainable' or 'frozen'"),
+    (dict(mask='resampled', unit='feature'), "unit='feature' does not go with mask='resampled'"),
+    (dict(mask='resampled', seed=1), "seed=1 does not go with mask='resampled'"),
     (dict(unit='column'), "unit='column' is unknown: choose one of 'weight', 'feature'"),
     (dict(weight_p=[.5]), "1 values for the 2 layers"), (dict(weight_p={'layers.9': .5}), "'layers.9'")])
 def test_bad_settings_in_every_door(dls, kwargs, match):

@@ -24,6 +24,7 @@ from fastai.tabular.all import (Adam, Callback, CrossEntropyLossFlat, EarlyStopp
 from torch.optim.swa_utils import AveragedModel
 
 from dropconnect_tab.all import DropConnectCallback, WeightMasks, dropconnect_learner
+from dropconnect_tab.layers import DropConnectLinear
 from dropconnect_tab.masks import find_linears, unwrap
 
 settings, layers = dict(weight_p=.5, seed=7), [30, 20]
@@ -33,20 +34,23 @@ settings, layers = dict(weight_p=.5, seed=7), [30, 20]
 
 class Column:
     "One way to use a mask: `learner` makes one, `one_fit` gives the callback to a single fit"
-    def __init__(self, mask, door): self.mask, self.door = mask, door
+    def __init__(self, mask, door):
+        self.mask, self.door = mask, door
+        # Resampled masks have no seed of their own
+        self.settings = dict(mask=mask, **{k: v for k, v in settings.items() if (mask, k) != ('resampled', 'seed')})
+
+    def callback(self): return DropConnectCallback(**self.settings)
 
     def learner(self, dls, watch=True, **kwargs):
-        if self.door == 'model': learn = dropconnect_learner(dls, layers=layers, mask=self.mask, **settings, **kwargs)
-        else:
-            cbs = [DropConnectCallback(mask=self.mask, **settings), *L(kwargs.pop('cbs', None))]
-            learn = tabular_learner(dls, layers=layers, cbs=cbs, **kwargs)
+        if self.door == 'model': learn = dropconnect_learner(dls, layers=layers, **self.settings, **kwargs)
+        else: learn = tabular_learner(dls, layers=layers, cbs=[self.callback(), *L(kwargs.pop('cbs', None))], **kwargs)
         return learn.add_cb(Watch(self.mask, learn)) if watch else learn
 
     def one_fit(self, dls):
         "A learner without the callback, and the callback"
         if self.door == 'model': return self.learner(dls), DropConnectCallback()
         learn = tabular_learner(dls, layers=layers)
-        return learn.add_cb(Watch(self.mask, learn)), DropConnectCallback(mask=self.mask, **settings)
+        return learn.add_cb(Watch(self.mask, learn)), self.callback()
 
 
 columns = {
@@ -54,6 +58,8 @@ columns = {
     'frozen, model': Column('frozen', 'model'),
     'trainable, callback': Column('trainable', 'callback'),
     'frozen, callback': Column('frozen', 'callback'),
+    'resampled, model': Column('resampled', 'model'),
+    'resampled, callback': Column('resampled', 'callback'),
 }
 
 
@@ -69,7 +75,11 @@ class Watch(Callback):
         self.mask, self.starts, self.batches, self.was_masked = mask, 0, 0, False
         self.keeps = WeightMasks(learn.model, **settings).draw()
 
-    def masked(self): return all(not l.weight[~self.keeps[n]].any() for n, l in hidden(self.learn.model).items())
+    def masked(self):
+        layers = hidden(unwrap(self.learn.model))
+        if self.mask == 'resampled':
+            return all(type(l) is DropConnectLinear and l.training and l.weight_p == .5 for l in layers.values())
+        return all(not l.weight[~self.keeps[n]].any() for n, l in layers.items())
 
     def before_batch(self):
         if not self.training: return
@@ -100,6 +110,9 @@ def check(learn):
     if watch.mask == 'trainable' and watch.batches:
         assert watch.starts <= 1, 'a trainable start was drawn twice'
         for n, l in hidden(model).items(): assert float(l.weight[~watch.keeps[n]].eq(0).float().mean()) < .5, n
+    if watch.mask == 'resampled':
+        kind = DropConnectLinear if hasattr(model, 'weight_masks') else torch.nn.Linear
+        for l in hidden(model).values(): assert type(l) is kind and l.weight.ne(0).all()
     plain = TabularModel([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
                          list(find_linears(model).values())[-1].out_features, layers)
     plain.load_state_dict(model.state_dict())
@@ -201,7 +214,7 @@ def callback_for_one_fit_only(col, dls):
 @habit
 def a_callback_for_each_fit(col, dls):
     learn, _ = col.one_fit(dls)
-    for _ in range(2): fit(learn, cbs=DropConnectCallback(mask=col.mask, **settings))
+    for _ in range(2): fit(learn, cbs=col.callback())
     return learn
 
 
@@ -436,7 +449,8 @@ def a_new_learner_around_the_model(col, dls):
     learn = fit(col.learner(dls))
     watch = learn.watch
     learn.remove_cb(watch)
-    return fit(type(learn)(dls, learn.model, cbs=[DropConnectCallback(), watch]))
+    again = DropConnectCallback() if hasattr(learn.model, 'weight_masks') else col.callback()
+    return fit(type(learn)(dls, learn.model, cbs=[again, watch]))
 
 
 # --- the matrix -----------------------------------------------------------------------------------------------------

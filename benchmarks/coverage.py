@@ -1,0 +1,77 @@
+"""Do 90% intervals from masks that stay on cover 90% of the test rows?
+
+A net with resampled masks is fitted on the training rows without a slice (`Table.slice`: March for the sales of 2012, a
+random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
+
+    python benchmarks/coverage.py FOLDER --out benchmarks/coverage.md
+
+FOLDER has bulldozers-2012/TrainAndValid.zip and california/california_housing.csv.gz.
+"""
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.tabular.all import MSELossFlat, set_seed
+from fastprogress.fastprogress import progress_bar
+
+from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bulldozers import bulldozers_table
+from dropconnect_tab.contenders import Table, table_dls, y_limits
+from dropconnect_tab.learner import dropconnect_learner
+from dropconnect_tab.predict import calibrate_spread, coverage
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+
+def california(folder):
+    df = pd.read_csv(folder/'california'/'california_housing.csv.gz')
+    df['median_house_value'] = df.median_house_value/100_000
+    train = np.random.default_rng(0).random(len(df)) < .8
+    conts = [o for o in df if o not in ('median_house_value', 'ocean_proximity')]
+    return Table('california', 'random', 'all', df, 'median_house_value', ['ocean_proximity'], conts,
+                 np.flatnonzero(train), np.flatnonzero(~train))
+
+
+def answer(table, seed, weight_p, n):
+    "Distributions of the slice's rows and of the test rows"
+    part = table.slice()
+    set_seed(seed, reproducible=True)
+    dls = table_dls(part, 256)
+    learn = dropconnect_learner(dls, layers=[500, 250], n_out=1, y_range=y_limits(part.targets(part.train_idx)),
+                                loss_func=MSELossFlat(), mask='resampled', weight_p=weight_p)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(10, .01, wd=.1)
+        test = dls.test_dl(table.df.iloc[table.test_idx].reset_index(drop=True), with_labels=True)
+        return learn.get_preds_dist(n=n, seed=seed), learn.get_preds_dist(dl=test, n=n, seed=seed)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--seeds', type=int, default=5)
+    p.add_argument('--weight-p', type=float, nargs='+', default=[.1, .2, .5])
+    p.add_argument('--n', type=int, default=64, help="answers to each row")
+    p.add_argument('--out', help="file for the table, else it is printed only")
+    args = p.parse_args()
+    tables = [california(args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
+    lines = ['| table | weight_p | RMSE | raw coverage | calibrated coverage | factor |', '|---|---|---|---|---|---|']
+    for table, weight_p in progress_bar([(t, q) for t in tables for q in args.weight_p]):
+        rows = []
+        for seed in range(args.seeds):
+            held, test = answer(table, seed, weight_p, args.n)
+            factor = calibrate_spread(*held)
+            rows.append([float((test.mean-test.targs).square().mean().sqrt()), coverage(*test),
+                         coverage(*test, factor=factor), factor])
+        (e, raw, cal, f), (_, raw_sd, cal_sd, _) = np.mean(rows, 0), np.std(rows, 0, ddof=1)
+        lines.append(f'| {table.name} {table.split} | {weight_p} | {e:.4f} | {raw:.1%} ± {raw_sd:.1%} | '
+                     f'{cal:.1%} ± {cal_sd:.1%} | {f:.2f} |')
+    text = '\n'.join(['# Coverage of 90% intervals', '', f'Mean ± sd over {args.seeds} seeds; {args.n} answers to each '
+                      f'row; torch {torch.__version__}.', '', *lines, ''])
+    print(text)
+    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+if __name__ == '__main__': main()
