@@ -9,6 +9,7 @@ import pytest
 from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders,
                                 set_seed)
 
+from dropconnect_tab.contenders import Table
 from dropconnect_tab.masks import find_linears
 
 matplotlib.use('Agg')
@@ -31,6 +32,13 @@ def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64,
     return TabularDataLoaders.from_df(make_df(n), path=path, procs=[Categorify, FillMissing, Normalize],
                                       cat_names=list(cat), cont_names=list(cont), y_names=y, y_block=block,
                                       valid_idx=list(range(n*4//5, n)), bs=bs, device='cpu', **kwargs)
+
+
+def make_table(y='price', n=200, **kwargs):
+    "The first 80% for training, the rest for the test"
+    rows = dict(df=make_df(n), train_idx=np.arange(n*4//5), test_idx=np.arange(n*4//5, n))
+    return Table('shops', 'random', 'all', y_name=y, cat_names=['shop', 'day'], cont_names=['size', 'age'],
+                 **{**rows, **kwargs})
 
 
 def hidden(model):

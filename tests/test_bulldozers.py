@@ -4,8 +4,9 @@ import hashlib, os, random, re, zipfile
 import numpy as np, pandas as pd, pytest, torch
 
 from dropconnect_tab import bulldozers
-from dropconnect_tab.bulldozers import (COLUMNS, SPLITS, book_features, load_bulldozers, split_bulldozers,
-                                        synthetic_sales, write_synthetic)
+from dropconnect_tab.bulldozers import (COLUMNS, FEATURES, SPLITS, book_features, bulldozers_table, check_split,
+                                        class_range, load_bulldozers, own_features, split_bulldozers, synthetic_sales,
+                                        write_synthetic)
 
 @pytest.fixture(scope='module')
 def sales(): return synthetic_sales(400)
@@ -433,9 +434,12 @@ def test_synthetic_types_are_those_of_the_file(data_path):
 
 # --- features -------------------------------------------------------------------------------------------------------
 
-def test_features_leave_their_input_alone(sales):
+both = pytest.mark.parametrize('features', [book_features, own_features])
+
+@both
+def test_features_leave_their_input_alone(sales, features):
     before = sales.copy()
-    book_features(sales)
+    features(sales)
     pd.testing.assert_frame_equal(sales, before)
 
 def test_feature_values(sales):
@@ -455,11 +459,13 @@ def test_elapsed_is_in_seconds(sales, unit):
     df = sales.assign(saledate=pd.to_datetime(sales.saledate).astype(f'datetime64[{unit}]'))
     np.testing.assert_array_equal(book_features(df)[0].saleElapsed, book_features(sales)[0].saleElapsed)
 
-def test_feature_index_is_kept(sales):
+@both
+def test_feature_index_is_kept(sales, features):
     df = sales.set_index(sales.SalesID + 5)
-    feats = book_features(df)[0]
-    assert feats.index.equals(df.index) and feats.notna().loc[:,['SalePrice','saleElapsed','ModelID']].all(axis=None)
+    feats = features(df)[0]
+    assert feats.index.equals(df.index) and feats.notna().loc[:,['SalePrice','saledate','ModelID']].all(axis=None)
 
+@both
 @pytest.mark.parametrize('change, texts', [
     (lambda d: d.drop(columns='Tire_Size'), ["no column 'Tire_Size'", 'load_bulldozers']),
     (lambda d: d.drop(columns='saledate'), ["no column 'saledate'", 'load_bulldozers']),
@@ -467,6 +473,129 @@ def test_feature_index_is_kept(sales):
     (lambda d: with_cell(d, 4, 'SalePrice', -2.), ['row 4: SalePrice -2.0', 'dollars above 0']),
     (lambda d: with_cell(d, 4, 'saledate', 'soon'), ['row 4: saledate soon', 'month/day/year']),
     (lambda d: with_cell(d, 4, 'ProductSize', 'Huge'), ["row 4: ProductSize 'Huge'", 'Large / Medium'])])
-def test_feature_errors(sales, change, texts):
-    with pytest.raises(ValueError) as e: book_features(change(sales))
+def test_feature_errors(sales, features, change, texts):
+    with pytest.raises(ValueError) as e: features(change(sales))
     for o in texts: assert o in str(e.value)
+
+@pytest.mark.parametrize('col', ['YearMade', 'MachineHoursCurrentMeter', 'Ripper', 'fiProductClassDesc'])
+def test_own_features_name_what_is_missing(sales, col):
+    with pytest.raises(ValueError, match=f"no column '{col}'.*load_bulldozers"): own_features(sales.drop(columns=col))
+
+def test_own_columns(sales):
+    feats,cats,conts = own_features(sales)
+    assert {*feats} == {*cats, *conts, 'SalePrice', 'saledate'} and not {*cats} & {*conts}
+    assert {*book_features(sales)[1]} - {'YearMade'} <= {*cats} and 'YearMade' in conts
+    assert not {'SalesID','MachineID','saleElapsed'} & {*feats}
+    assert all(feats[c].dtype == float for c in conts)
+    np.testing.assert_allclose(feats.SalePrice, np.log(sales.SalePrice), rtol=1e-6)
+    assert feats.SalePrice.dtype == np.float32
+    np.testing.assert_array_equal(feats.saledate, pd.to_datetime(sales.saledate))
+    np.testing.assert_array_equal(feats.saleDayofweek, pd.to_datetime(sales.saledate).dt.dayofweek)
+    assert [*feats.ProductSize.cat.categories][0] == 'Large' and feats.ProductSize.cat.ordered
+
+def test_own_numbers(sales):
+    df = sales.head(6).assign(YearMade=[1000,1950,2000,2012,2009,1900], saledate=['3/1/2011 0:00']*6,
+                              MachineHoursCurrentMeter=[0,np.nan,1,1000,np.e,-5.])
+    feats = own_features(df)[0]
+    nan = np.nan
+    np.testing.assert_array_equal(feats.YearMade, [nan,1950,2000,2012,2009,1900])
+    np.testing.assert_array_equal(feats.age, [nan,61,11,0,2,111])
+    np.testing.assert_allclose(feats.logHours, [nan,nan,0,np.log(1000),1,nan])
+    np.testing.assert_array_equal(feats.saleYear, [2011]*6)
+    size = class_range(df.fiProductClassDesc)
+    np.testing.assert_allclose(np.expm1(feats[['ClassLow','ClassHigh']]), size)
+
+@pytest.mark.parametrize('text, low, high', [
+    ('Wheel Loader - 120.0 to 135.0 Horsepower', 120, 135),
+    ('Backhoe Loader - 0.0 to 14.0 Ft Standard Digging Depth', 0, 14),
+    ('Hydraulic Excavator, Track - 0.5 to 2.0 Metric Tons', .5, 2),
+    ('Motorgrader - 200.0 + Horsepower', 200, np.nan),
+    ('Skid Steer Loader - 2701.0+ Lb Operating Capacity', 2701, np.nan),
+    ('Wheel Loader - Unidentified', np.nan, np.nan),
+    ('Track Type Tractor, Dozer - Unidentified (Compact Construction)', np.nan, np.nan), (None, np.nan, np.nan)])
+def test_class_range(text, low, high):
+    for o in ([text], [text,'Wheel Loader - 1.0 to 2.0 Horsepower']):
+        found = class_range(pd.Series(o, index=[5,9][:len(o)]))
+        assert [*found] == ['low','high'] and found.index[0] == 5
+        np.testing.assert_array_equal(found.iloc[0], [low,high])
+
+def test_no_own_column_knows_the_elapsed_time(sales):
+    "Same weekday, same year: nothing tells which of two sales was the later one"
+    early,late = (own_features(sales.assign(saledate=o)) for o in ('1/3/2011 0:00','12/19/2011 0:00'))
+    feats,cats,conts = early
+    pd.testing.assert_frame_equal(feats[cats+conts], late[0][cats+conts])
+    assert book_features(sales.assign(saledate='1/3/2011 0:00'))[0].saleElapsed.nunique() == 1
+
+def test_own_features_of_the_real_sales(data_path):
+    df = load_bulldozers(data_path/'bulldozers-2012', verbose=False)
+    feats,cats,conts = own_features(df)
+    assert (len(cats),len(conts)) == (47,6) and len(feats) == 11_573
+    assert feats.age.dropna().between(0, 100).all() and feats.YearMade.dropna().min() >= 1900
+    ranged = ~df.fiProductClassDesc.str.contains('Unidentified')
+    assert (feats.ClassLow.notna() == ranged).all()
+    assert (feats.ClassHigh.isna() == (~ranged | df.fiProductClassDesc.str.contains('+', regex=False))).all()
+    assert (feats.ClassHigh.dropna() > feats.ClassLow[feats.ClassHigh.notna()]).all()
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp('sales')/'a.csv', 1500, start='2010-06-01', end='2012-04-30')
+
+@pytest.mark.parametrize('columns', ['book', 'own'])
+def test_columns_of_the_table(path, columns):
+    table = bulldozers_table(path, 'book', columns)
+    feats,cats,conts = FEATURES[columns](load_bulldozers(path, verbose=False))
+    assert (table.name,table.split,table.columns,table.y_name) == ('synthetic-bulldozers','book',columns,'SalePrice')
+    assert (table.cat_names,table.cont_names) == (cats,conts) and table.classes is None
+    pd.testing.assert_frame_equal(table.df, feats)
+    np.testing.assert_array_equal(table.times, feats.saledate)
+
+def test_columns_make_another_fingerprint(path):
+    assert bulldozers_table(path, 'book', 'book').fingerprint != bulldozers_table(path, 'book', 'own').fingerprint
+    assert bulldozers_table(path, 'book').fingerprint == bulldozers_table(path, 'auto').fingerprint
+
+def test_the_slice_of_2012_is_march(path):
+    whole,part = (bulldozers_table(path, o) for o in ('2012','2012-slice'))
+    assert (whole.split,part.split) == ('2012','2012-slice')
+    date = part.times.dt
+    assert set(date.month.iloc[part.test_idx]) == {3} and set(date.month.iloc[part.train_idx]) == {1,2}
+    assert set(date.year.iloc[part.test_idx]) == {2012}
+    np.testing.assert_array_equal(np.union1d(part.train_idx, part.test_idx), whole.train_idx)
+
+@pytest.mark.parametrize('split', ['book', 'kaggle', 'auto'])
+def test_the_slice_of_other_splits_is_the_latest(path, split):
+    whole,part = (bulldozers_table(path, o) for o in (split, f'{split}-slice'))
+    assert part.split == f"{'book' if split=='auto' else split}-slice"
+    kept,held = part.times.iloc[part.train_idx],part.times.iloc[part.test_idx]
+    assert kept.max() < held.min()
+    n = round(.15*len(whole.train_idx))
+    assert len(held) >= n > (held > held.min()).sum()
+    np.testing.assert_array_equal(np.union1d(part.train_idx, part.test_idx), whole.train_idx)
+
+@pytest.mark.parametrize('split', [*SPLITS, 'auto', 'book-slice', 'kaggle-slice', '2012-slice', 'auto-slice'])
+def test_splits_that_there_are(split): check_split(split)
+
+@pytest.mark.parametrize('split', ['2013', '', '-slice', 'slice', 'book-slice-slice', '2012-slic', 'book-search',
+                                   'Book'])
+def test_splits_that_there_are_not(split, tmp_path):
+    for f in (check_split, lambda o: bulldozers_table(tmp_path/'nowhere', o)):
+        with pytest.raises(ValueError, match=f"split='{split}' is unknown.*book, kaggle, 2012.*auto.*-slice"): f(split)
+
+def test_columns_that_there_are_not(tmp_path):
+    with pytest.raises(ValueError, match="columns='x' is unknown: choose one of 'book', 'own'"):
+        bulldozers_table(tmp_path/'nowhere', columns='x')
+
+@pytest.fixture(scope='module')
+def official():
+    path = os.environ.get('DROPCONNECT_TAB_BULLDOZERS')
+    if not path: pytest.skip("set DROPCONNECT_TAB_BULLDOZERS to the path of Kaggle's official TrainAndValid file")
+    return path
+
+@pytest.mark.parametrize('split, train, test', [('book', 404_710, 7_988), ('kaggle', 401_125, 11_573)])
+def test_the_official_file(official, capsys, split, train, test):
+    table = bulldozers_table(official, split)
+    assert 'official file' in capsys.readouterr().out
+    assert table.name == 'bulldozers' and len(table.df) == 412_698
+    assert (len(table.train_idx),len(table.test_idx)) == (train,test)
+    assert (len(table.cat_names),len(table.cont_names)) == (13,1)

@@ -3,11 +3,16 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import make_table
 
+import dropconnect_tab.bulldozers as bulldozers
 from dropconnect_tab.bulldozers import COLUMNS, main, run_bulldozers, synthetic_sales, write_synthetic
+from dropconnect_tab.contenders import arm_params, arms
 
 
 def results(out):
@@ -68,6 +73,87 @@ def test_arguments_do_what_they_say(tmp_path, sales, capsys):
     assert (tmp_path/'mine'/'synthetic-bulldozers-kaggle'/'frozen'/'1.npz').exists()
 
 
+class Stop(Exception): pass
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "What `main` asks `run_arms` for, which does not run"
+    seen = {}
+    def spy(table, names, seeds, out, device, search=0, **given):
+        seen.update(table=table, names=list(names), seeds=seeds, out=out, device=device, search=search, given=given)
+        raise Stop
+    monkeypatch.setattr(bulldozers, 'run_arms', spy)
+    def ask(*args):
+        with pytest.raises(Stop): main([*map(str, args)])
+        return seen
+    return ask
+
+
+def test_defaults(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = asked()
+    assert {k: v for k, v in seen.items() if k != 'table'} == dict(
+        names=['dense', 'trainable', 'frozen'], seeds=3, out='runs', device=None, search=0, given={})
+    assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
+    assert arm_params('dense')['epochs'] == 8 and arm_params('frozen')['weight_p'] == .5
+
+
+def test_settings_of_the_command_line(asked, sales):
+    seen = asked('--path', sales, '--arms', 'frozen', 'rf', 'trainable,weight_p=0.8', '--set', 'wd=0.1',
+                 'layers=(20,10)', 'unit=feature', 'max_features=sqrt', '--epochs', 3, '--weight-p', .7)
+    assert seen['names'] == ['frozen', 'rf', 'trainable,weight_p=0.8']
+    assert seen['given'] == dict(wd=.1, layers=(20, 10), unit='feature', max_features='sqrt', epochs=3, weight_p=.7)
+
+
+def test_settings_add_up(asked, sales):
+    seen = asked('--path', sales, '--set', 'wd=0.1', '--set', 'lr=0.02')
+    assert seen['given'] == dict(wd=.1, lr=.02)
+
+
+def test_all_arms(asked, sales):
+    for o in arms.values():
+        for package in o.needs: pytest.importorskip(package)
+    assert asked('--path', sales, '--arms', 'all')['names'] == list(arms)
+    names = asked('--path', sales, '--arms', 'frozen,weight_p=0.8', 'all')['names']
+    assert names == ['frozen,weight_p=0.8', *arms]
+
+
+@pytest.mark.parametrize('n, given', [(100_000, {}), (100_001, dict(bs=1024)), (100_001, dict(bs=64))])
+def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, given):
+    rows = np.arange(n)
+    monkeypatch.setattr(bulldozers, 'bulldozers_table', lambda *a: make_table(train_idx=rows))
+    told = ['--set', 'bs=64'] if given.get('bs') == 64 else []
+    assert asked('--path', 'anything', *told)['given'] == given
+
+
+def test_own_columns_and_a_slice(tmp_path, sales):
+    quick('--path', str(sales), '--split', '2012-slice', '--columns', 'own', '--arms', 'dense', '--out', str(tmp_path))
+    one = results(tmp_path/'synthetic-bulldozers-2012-slice')['dense', 0]
+    assert one['columns'] == 'own' and one['split'] == '2012-slice'
+
+
+def test_other_columns_are_other_results(tmp_path, sales, capsys):
+    quick('--path', str(sales), '--arms', 'dense', '--out', str(tmp_path))
+    err = failure(capsys, '--path', sales, '--columns', 'own', '--arms', 'dense', '--epochs', 1, '--out', tmp_path)
+    assert '0.json holds a run with data=' in err and 'give another folder' in err
+
+
+def test_search_and_variants(tmp_path, sales, capsys):
+    quick('--path', str(sales), '--search', '2', '--arms', 'dense', 'frozen,weight_p=0.8', '--set', 'layers=(20,10)',
+          '--out', str(tmp_path))
+    folder, tried = tmp_path/'synthetic-bulldozers-book', results(tmp_path/'synthetic-bulldozers-book-search')
+    assert set(tried) == {(a, i) for a in ('dense', 'frozen,weight_p=0.8') for i in range(2)}
+    res = results(folder)
+    assert set(res) == {('dense', 0), ('frozen,weight_p=0.8', 0)}
+    for (name, _), r in res.items():
+        assert r['search']['tried'] == 2 and r['params']['layers'] == [20, 10] and r['params']['epochs'] == 1
+        assert r['search']['error'] == min(tried[name, i]['rmse'] for i in range(2))
+    assert round(res['frozen,weight_p=0.8', 0]['zeros'], 2) == .8
+    assert 'frozen,weight_p=0.8' in (folder/'settings.md').read_text()
+    assert (folder/'table.md').read_text() in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('split, expected', [('auto', 'book'), ('book', 'book'), ('kaggle', 'kaggle'),
                                              ('2012', '2012')])
 def test_splits(tmp_path, sales, split, expected):
@@ -120,7 +206,15 @@ def test_bad_data(tmp_path, capsys, bad, parts):
 @pytest.mark.parametrize('args, parts', [
     (['--weight-p', '-0.1'], ['weight_p=-0.1', 'below 1']), (['--weight-p', '1.0'], ['weight_p=1.0']),
     (['--weight-p', 'half'], ['half']), (['--split', '2013'], ["split='2013'", 'book']),
-    (['--arms', 'rf'], ["arm='rf'", "'dense', 'trainable', 'frozen'"]),
+    (['--arms', 'rf2'], ["arm='rf2'", "'dense'", "'trainable'", "'frozen'", "'rf'"]),
+    (['--arms', 'dense', 'dense,ps=.1'], ["'dense,ps=.1'", "no setting 'ps'", "'epochs'"]),
+    (['--arms', 'frozen,weight_p=2'], ['weight_p=2']), (['--split', '2012-slic'], ["split='2012-slic'", '-slice']),
+    (['--columns', 'x'], ["columns='x'", "'book', 'own'"]), (['--search', '-1'], ['search=-1', 'or 0']),
+    (['--search', 'many'], ['many']), (['--set', 'wd'], ["'wd'", 'name=value']), (['--set', 'wd='], ['name=value']),
+    (['--set', '3=4'], ['name=value']), (['--set', 'nothing=3'], ["a setting 'nothing'", 'wd']),
+    (['--set', 'weight_p=x'], ["weight_p='x'"]), (['--set', 'epochs=x'], ["epochs='x'"]),
+    (['--set', 'epochs=1.5'], ['epochs=1.5']), (['--set', 'seeds=3'], ["a setting 'seeds'"]),
+    (['--set', 'name=x'], ["a setting 'name'"]), (['--set', 'path=x'], ["a setting 'path'"]),
     (['--seeds', '0'], ['seeds=0', 'at least 1']), (['--epochs', '0'], ['epochs=0', 'at least 1']),
     (['--device', 'abacus'], ["device='abacus'", "'cpu' or 'auto'"])])
 def test_bad_arguments(tmp_path, capsys, args, parts, monkeypatch):
@@ -136,12 +230,8 @@ def test_errors_are_errors_in_python(tmp_path):
 
 
 def test_stopped_runs_go_on(tmp_path, sales, capsys, monkeypatch):
-    import dropconnect_tab.arena as arena
-    real = arena.fit_net
-    def stop(table, arm, *args):
-        if arm == 'frozen': raise KeyboardInterrupt
-        return real(table, arm, *args)
-    monkeypatch.setattr(arena, 'fit_net', stop)
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setitem(arms, 'frozen', replace(arms['frozen'], fit=stop))
     with pytest.raises(SystemExit) as e: quick('--path', str(sales), '--out', str(tmp_path))
     assert e.value.code == 130 and 'the same command goes on from there' in capsys.readouterr().err
     assert set(results(tmp_path)) == {('dense', 0), ('trainable', 0)}
@@ -155,4 +245,4 @@ def test_help(capsys):
     with pytest.raises(SystemExit): main(['--help'])
     text = capsys.readouterr().out
     assert all(o in text for o in ('--path', '--split', '--seeds', '--epochs', '--arms', '--weight-p', '--device',
-                                   '--out'))
+                                   '--out', '--columns', '--search', '--set'))

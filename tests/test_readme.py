@@ -14,7 +14,7 @@ def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', text, re.M | re.S
 def test_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets, learners, ns = blocks('python'), [], {}
-    assert len(snippets) == 5
+    assert len(snippets) == 6
     for s in snippets:
         exec(s, ns)
         if 'learn' in ns: learners.append(ns['learn'])
@@ -28,7 +28,7 @@ def test_examples(tmp_path, monkeypatch):
 def test_the_two_commands_come_first():
     first, second = [b.strip() for b in blocks('bash')[:2]]
     assert first == 'pip install -e . && dropconnect-bulldozers'
-    assert second == "pip install -e '.[dev]' && nbdev-test && pytest"
+    assert second == "pip install -e '.[dev,bench]' && nbdev-test && pytest"
     ci = (root/'.ci'/'run').read_text()
     assert "grep -m1 -F 'nbdev-test' README.md" in ci
     assert next(l for l in text.splitlines() if 'nbdev-test' in l) == second

@@ -1,0 +1,66 @@
+"""Time and memory of each arm on a table of the Bulldozers file's size.
+
+Synthetic sales, 412,698 of them with the real cardinalities, go through the same command that a user with the real
+file gives, one arm at a time in a process of its own. Prints a Markdown table: seconds to the first epoch (reading,
+checking, features, loaders), seconds of an epoch (of the fit, for trees), and the process's peak memory.
+
+    python benchmarks/full_size.py --out benchmarks/full_size.md
+"""
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from fastprogress.fastprogress import progress_bar
+
+from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bulldozers import write_synthetic
+from dropconnect_tab.contenders import arms
+
+ROWS = 412_698  # as in TrainAndValid.csv
+
+
+def run(path, arm, columns, epochs, folder):
+    "Seconds of the process, its peak memory in GB, and what the run's JSON file says"
+    command = [sys.executable, '-W', 'ignore', '-m', 'dropconnect_tab.bulldozers', '--path', path, '--split', 'book',
+               '--columns', columns, '--arms', arm, '--seeds', '1', '--epochs', str(epochs), '--out', folder]
+    start = time.perf_counter()
+    child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = child.stderr.read()
+    _, status, used = os.wait4(child.pid, 0)
+    if status: sys.exit(f"{arm}: {said}")
+    peak = used.ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)
+    res = json.loads(next(Path(folder).glob(f'*/{arm}/0.json')).read_text())
+    return time.perf_counter()-start, peak, res
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--arms', nargs='+', default=[o for o in arms if o != 'blend'])
+    p.add_argument('--rows', type=int, default=ROWS)
+    p.add_argument('--epochs', type=int, default=2, help="epochs of each net")
+    p.add_argument('--columns', nargs='+', default=['book', 'own'])
+    p.add_argument('--out', help="file for the table, else it is printed only")
+    args = p.parse_args()
+    lines = ['| columns | arm | seconds before the fit | seconds per epoch (trees: whole fit) | peak memory, GB |',
+             '|---|---|---|---|---|']
+    with tempfile.TemporaryDirectory() as tmp:
+        path = write_synthetic(Path(tmp)/'TrainAndValid.zip', args.rows, start='1989-01-17', end='2012-04-30')
+        for columns, arm in progress_bar([(c, a) for c in args.columns for a in args.arms]):
+            wall, peak, res = run(path, arm, columns, args.epochs, Path(tmp)/columns)
+            per = res['seconds']/res['params'].get('epochs', 1)
+            lines.append(f"| {columns} | {arm} | {wall-res['seconds']:.0f} | {per:.1f} | {peak:.1f} |")
+    head = (f"{args.rows:,} synthetic sales, split `book` ({res['rows']['train']:,} to train on), batches of 1,024; "
+            f"device {res['device']}, {res['threads']} threads, {platform.system()}, torch {torch.__version__}.")
+    text = '\n'.join(["# Full size", '', head, '', *lines, ''])
+    print(text)
+    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,443 @@
+"A table, and every way to fit it."
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import hidden, make_df, make_table
+from torch.nn import functional as F
+
+import dropconnect_tab.contenders as contenders
+from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_fastai, fit_net, fit_tabm,
+                                        fit_trees, read_value, read_variant, table_dls, y_limits)
+
+quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
+tiny = dict(epochs=1, bs=64, layers=(20, 10), n_estimators=10, k=2, d_block=16)
+tabm = dict(epochs=1, bs=64, lr=.01, wd=.01, k=3, n_blocks=1, d_block=16, dropout=0., bins=0)
+single = [o for o in arms if not arms[o].parts]
+
+
+def need(name):
+    for o in (name, *arms[name].parts):
+        for package in arms[o].needs: pytest.importorskip(package)
+
+
+def fit_arm(name, table, **given):
+    return arms[name].fit(table, 0, 'cpu', None, **arms[name].fixed, **arm_params(name, **given))
+
+
+@pytest.fixture
+def table(): return make_table()
+
+
+@pytest.fixture(params=['price', 'band'])
+def either(request): return make_table(request.param)
+
+
+# --- Table ---
+
+def test_a_slice_by_time_holds_the_latest_times_whole():
+    times = np.random.default_rng(0).permutation(np.arange(200)//7)
+    table = make_table(times=pd.Series(times, index=np.arange(200)+5))
+    part = table.slice()
+    kept, held = times[part.train_idx], times[part.test_idx]
+    assert kept.max() < held.min() and len(held) >= 24 > (held > held.min()).sum()
+    assert np.array_equal(np.union1d(part.train_idx, part.test_idx), table.train_idx)
+
+
+def test_a_slice_without_times_is_random_and_always_the_same(table):
+    part = table.slice()
+    assert (len(part.train_idx), len(part.test_idx)) == (136, 24)
+    assert np.array_equal(np.union1d(part.train_idx, part.test_idx), table.train_idx)
+    assert part.test_idx.max() - part.test_idx.min() > 100
+    assert np.array_equal(part.test_idx, table.slice().test_idx)
+
+
+def test_slice_idx_says_what_is_held_out():
+    rows = np.array([7, 3, 90])
+    table = make_table(slice_idx=rows, times=pd.Series(np.arange(200)))
+    part = table.slice('search')
+    assert part.test_idx.tolist() == [3, 7, 90] and not set(part.train_idx) & {3, 7, 90}
+    assert len(part.train_idx) == 157 and part.split == 'random-search' and part.slice_idx is None
+    assert table.slice().split == 'random-slice'
+    assert part.slice().test_idx.min() > 90
+
+
+def test_fingerprint_sees_names_values_and_split(table):
+    one, df = table.fingerprint, table.df
+    assert one == replace(table, df=df.copy(), split='other', times=pd.Series(np.arange(200))).fingerprint
+    assert one == replace(table, df=df.assign(cost=0.)).fingerprint
+    renamed = df.rename(columns={'size': 'age', 'age': 'size'})
+    others = [dict(df=df.assign(age=0.)), dict(df=df.assign(price=df.price+1)), dict(y_name='cost'),
+              dict(df=renamed, cont_names=['age', 'size']), dict(cat_names=['shop'], cont_names=['day', 'size', 'age']),
+              dict(train_idx=np.arange(159)), dict(test_idx=np.arange(161, 200))]
+    assert len({one, *(replace(table, **o).fingerprint for o in others)}) == 8
+    assert isinstance(Table(**vars(table)).fingerprint, str)
+
+
+@pytest.mark.parametrize('y, classes', [('price', None), ('cheap', ['no', 'yes']), ('band', ['high', 'low', 'mid']),
+                                        ('shop', list('abcdef'))])
+def test_classes_are_those_of_the_training_rows_in_order(y, classes):
+    table = make_table(y)
+    assert table.classes == classes
+    if classes: assert [classes[i] for i in table.targets([3, 170])] == table.df[y].iloc[[3, 170]].tolist()
+    else: assert np.array_equal(table.targets([3, 170]), table.df.price.iloc[[3, 170]].to_numpy(np.float32))
+    assert table.targets([3]).dtype == (np.int64 if classes else np.float32)
+
+
+def test_true_and_false_are_classes():
+    table = make_table(df=make_df(200).assign(price=lambda d: d.price > 0))
+    assert table.classes == [False, True] and set(table.targets(table.train_idx)) == {0, 1}
+    assert fit_net(table, 0, 'cpu', **quick)['pred'].shape == (40, 2)
+
+
+def test_classes_of_categoricals_are_those_that_occur():
+    df = make_df(200)
+    df['band'] = pd.Categorical(df.band, ['low', 'mid', 'high', 'never'])
+    assert make_table('band', df=df).classes == ['high', 'low', 'mid']
+
+
+def test_a_class_that_no_training_row_has_is_an_error():
+    df = make_df(200)
+    df.loc[170, 'band'] = 'huge'
+    table = make_table('band', df=df)
+    assert len(table.targets(table.train_idx)) == 160
+    with pytest.raises(ValueError, match='huge'): table.targets(table.test_idx)
+
+
+def test_loaders(table):
+    dls = table_dls(table, 16, 'cpu')
+    assert dls.train.bs == 16 and str(dls.device) == 'cpu' and (len(dls.train_ds), len(dls.valid_ds)) == (160, 40)
+    assert table_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
+
+
+@pytest.mark.parametrize('name', ['dense', 'rf', 'tabm'])
+def test_gaps_and_categories_of_the_test_rows_alone(name):
+    need(name)
+    df = make_df(200)
+    df.loc[170, 'size'], df.loc[171, 'shop'], df.loc[5:20, 'age'] = np.nan, 'new', np.nan
+    pred = fit_arm(name, make_table(df=df), **tiny)['pred']
+    assert pred.shape == (40, 1) and np.isfinite(pred).all()
+    assert df['size'].isna().sum() == 1
+
+
+def test_y_limits(table):
+    y = table.df.price
+    assert np.allclose(y_limits(y, 0), [y.min(), y.max()])
+    assert np.isclose(np.ptp(y_limits(y, .5)), 2*np.ptp(y))
+    assert np.isclose(np.ptp(y_limits(y)), 1.2*np.ptp(y))
+
+
+# --- Nets ---
+
+@pytest.fixture
+def built(monkeypatch, table):
+    "A function that gives the learner of a fit, before it trains, and what it would train with"
+    def fit(learn, table, epochs, lr, wd, tick, **logged): return learn, epochs, lr, wd
+    monkeypatch.setattr(contenders, '_fit', fit)
+    return lambda fit=fit_net, table=table, **kwargs: fit(table, 0, 'cpu', **{**quick, **kwargs})
+
+
+def weights(learn): return {n: o.weight.detach() for n, o in hidden(learn.model).items()}
+
+
+def test_without_a_mask_the_net_is_fastais(either):
+    a, b = (f(either, 3, 'cpu', **quick) for f in (fit_net, fit_fastai))
+    assert np.array_equal(a['pred'], b['pred']) and a['curve'] == b['curve']
+
+
+def test_seeds_repeat_and_differ(table):
+    a, b, c = (fit_net(table, s, 'cpu', weight_p=.5, **quick)['pred'] for s in (1, 1, 2))
+    assert np.array_equal(a, b) and not np.allclose(a, c)
+
+
+@pytest.mark.parametrize('base, change', [
+    ({}, dict(epochs=2)), ({}, dict(bs=32)), ({}, dict(lr=.03)), ({}, dict(wd=1.)), ({}, dict(layers=(10, 10))),
+    ({}, dict(weight_p=.5)), (dict(weight_p=.5), dict(mask='frozen')), (dict(weight_p=.5), dict(unit='feature')),
+    (dict(weight_p=.5), dict(weight_p=.6)), ({}, dict(scale_p=.5)), ({}, dict(ps=.5)), ({}, dict(embed_p=.5)),
+    ({}, dict(l1=.01))], ids=str)
+def test_each_setting_of_a_net_has_an_effect(table, base, change):
+    a, b = (fit_net(table, 0, 'cpu', **{**quick, **o})['pred'] for o in (base, {**base, **change}))
+    assert not np.allclose(a, b, atol=1e-6)
+
+
+def test_settings_reach_the_net(built, table):
+    learn, *fit = built(epochs=3, bs=32, lr=.02, wd=.3, layers=(7, 5), weight_p=.8, mask='frozen', ps=.3, embed_p=.2)
+    assert fit == [3, .02, .3] and learn.dls.train.bs == 32
+    assert [len(o) for o in weights(learn).values()] == [7, 5]
+    masks = learn.model.weight_masks
+    assert masks.mask == 'frozen' and masks.unit == 'weight' and masks.weight_p == {'layers.0.0': .8, 'layers.1.0': .8}
+    drops = [m.p for m in learn.model.modules() if isinstance(m, torch.nn.Dropout) and m.p]
+    assert drops == [.2, .3, .3] and learn.model.emb_drop.p == .2
+    assert built(weight_p=.5, unit='feature')[0].model.weight_masks.unit == 'feature'
+    y = table.targets(table.train_idx)
+    limits = next(m for m in learn.model.modules() if hasattr(m, 'low'))
+    assert np.allclose([limits.low, limits.high], [y.min()-.1*np.ptp(y), y.max()+.1*np.ptp(y)])
+
+
+def test_scale_p_scales_hidden_weights_as_a_mask_does(built):
+    dense, scaled, masked = (built(**o)[0] for o in ({}, dict(scale_p=.75), dict(weight_p=.75)))
+    for n, w in weights(dense).items():
+        assert torch.allclose(weights(scaled)[n], 2*w)
+        kept = weights(masked)[n] != 0
+        assert torch.allclose(weights(masked)[n][kept], weights(scaled)[n][kept])
+    last = [o.state_dict() for o in (dense.model.layers[-2:], scaled.model.layers[-2:])]
+    assert all(torch.equal(last[0][k], last[1][k]) for k in last[0])
+
+
+def test_l1_makes_hidden_weights_smaller(table, monkeypatch):
+    seen, real = [], contenders.dropconnect_learner
+    monkeypatch.setattr(contenders, 'dropconnect_learner', lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    fits = [fit_net(table, 0, 'cpu', **{**quick, 'epochs': 4, 'bs': 16, 'l1': l1}) for l1 in (0, .1)]
+    plain, l1 = ([w.abs().sum() for w in weights(o).values()] for o in seen)
+    assert all(b < .7*a for a, b in zip(plain, l1))
+    rmse = np.sqrt(np.mean((fits[1]['pred'][:, 0]-table.targets(table.test_idx))**2))
+    assert np.isclose(fits[1]['curve'][-1], rmse), "the penalty is no part of the error that is logged"
+
+
+@pytest.mark.parametrize('weight_p, mask, logged', [(.5, 'trainable', True), (.5, 'frozen', False),
+                                                    (0, 'trainable', False)])
+def test_regrowth_of_trainable_masks_alone(table, weight_p, mask, logged):
+    fit = fit_net(table, 0, 'cpu', weight_p=weight_p, mask=mask, **{**quick, 'epochs': 3})
+    assert ('regrowth' in fit) == logged and len(fit['curve']) == 3
+    assert fit['zeros'] == (.5 if mask == 'frozen' else 0)
+    if logged: assert len(fit['regrowth']) == 3 and all(0 < o <= 1.5 for o in fit['regrowth'])
+
+
+def test_regrowth_is_zero_where_nothing_grows_back(table):
+    kwargs = dict(weight_p=.5, **{**quick, 'lr': 1e-7, 'wd': 0.})
+    assert fit_net(table, 0, 'cpu', **kwargs)['regrowth'][0] < 1e-4
+
+
+@pytest.mark.parametrize('y, error', [
+    ('price', lambda p, y: np.sqrt(np.mean((p[:, 0]-y)**2))),
+    ('band', lambda p, y: -np.mean(np.log(p[np.arange(len(y)), y])))])
+@pytest.mark.parametrize('fit, kwargs', [(fit_net, quick), (fit_fastai, quick), (fit_tabm, tabm)])
+def test_the_curve_is_the_error_after_each_epoch(fit, kwargs, y, error):
+    if fit is fit_tabm: pytest.importorskip('tabm')
+    table, ticks = make_table(y), []
+    res = fit(table, 0, 'cpu', lambda: ticks.append(1), **{**kwargs, 'epochs': 2})
+    assert len(res['curve']) == len(ticks) == 2 and res['seconds'] > 0
+    assert np.isclose(res['curve'][-1], error(res['pred'], table.targets(table.test_idx)), rtol=1e-4)
+
+
+# --- TabM ---
+
+@pytest.fixture
+def members(built, either):
+    "An untrained TabM, a batch, and its members' answers"
+    pytest.importorskip('tabm')
+    learn = built(fit=lambda *a, **k: fit_tabm(*a, **tabm), table=either)[0]
+    *xs, y = learn.dls.valid.one_batch()
+    return learn, xs, y, learn.model.train()(*xs).detach()
+
+
+def test_tabm_predicts_the_mean_of_its_members(members, either):
+    learn, xs, _, several = members
+    assert several.shape == (40, 3, 3 if either.classes else 1) and several.std(1).min() > 0
+    with torch.no_grad(): one = learn.model.eval()(*xs)
+    expected = several.softmax(-1).mean(1).log() if either.classes else several.mean(1)
+    assert torch.allclose(one, expected, atol=1e-5)
+
+
+def test_tabm_trains_by_the_mean_of_the_losses(members, either):
+    learn, _, y, several = members
+    losses = [F.cross_entropy(o, y[:, 0].long()) if either.classes else F.mse_loss(o, y) for o in several.unbind(1)]
+    loss = learn.loss_func(several, y)
+    assert torch.isclose(loss, torch.stack(losses).mean())
+    assert not torch.isclose(loss, learn.loss_func(several.mean(1), y), rtol=1e-3)
+
+
+def test_tabm_standardizes_its_target(built, table):
+    pytest.importorskip('tabm')
+    y = table.targets(table.train_idx)
+    scaled = replace(table, df=table.df.assign(price=1000+5*table.df.price))
+    for o, mean, std in ((table, y.mean(), y.std()), (scaled, 1000+5*y.mean(), 5*y.std())):
+        model = fit_tabm(o, 0, 'cpu', **tabm)[0].model
+        assert (model.mean, model.std) == pytest.approx((mean, std), rel=1e-4)
+    assert abs(fit_tabm(scaled, 0, 'cpu', **tabm)[0].get_preds()[0].mean()-1000) < 50
+
+
+@pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=2), dict(d_block=8), dict(dropout=.5), dict(bins=4),
+                                    dict(epochs=2), dict(lr=.03)], ids=str)
+def test_each_setting_of_tabm_has_an_effect(table, change):
+    pytest.importorskip('tabm')
+    a, b = (fit_tabm(table, 0, 'cpu', **{**tabm, **o})['pred'] for o in ({}, change))
+    assert not np.allclose(a, b, atol=1e-6)
+
+
+# --- Trees ---
+
+@pytest.fixture
+def fake(monkeypatch):
+    "A package of trees that notes what it is given, and predicts 0"
+    seen = {}
+    class Fake:
+        def __init__(self, **kwargs): seen['init'] = kwargs
+        def fit(self, x, y, **kwargs): seen.update(x=x, y=y, fit=kwargs)
+        def predict(self, x): return np.zeros(len(x))
+        def predict_proba(self, x): return np.full((len(x), 3), 1/3)
+    fakes = {o: type(o, (Fake,), {}) for o in ('FakeRegressor', 'FakeClassifier', 'CatBoostRegressor')}
+    monkeypatch.setitem(sys.modules, 'fake_trees', SimpleNamespace(**fakes))
+    return seen
+
+
+@pytest.mark.parametrize('stem, key', [('Fake', 'n_jobs'), ('CatBoost', 'thread_count')])
+def test_trees_use_as_many_threads_as_torch(table, fake, monkeypatch, stem, key):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
+    fit_trees(table, 7, package='fake_trees', stem=stem, depth=2)
+    assert fake['init'] == {'random_state': 7, key: 3, 'depth': 2}
+
+
+def test_trees_see_the_training_rows(fake, either):
+    ticks = []
+    res = fit_trees(either, 0, tick=lambda: ticks.append(1), package='fake_trees', stem='Fake')
+    assert fake['x'].shape == (160, 4) and np.array_equal(fake['y'], either.targets(either.train_idx))
+    assert np.allclose(fake['x'][2], either.df['size'][:160]), "numbers are as they are"
+    assert res['pred'].shape == (40, 3 if either.classes else 1) and len(ticks) == 1 and fake['fit'] == {}
+
+
+@pytest.mark.parametrize('name, key', [('lgbm', 'categorical_feature'), ('catboost', 'cat_features')])
+@pytest.mark.parametrize('native', [True, False])
+def test_native_tells_which_columns_are_categories(table, monkeypatch, name, key, native):
+    need(name)
+    fixed, seen = arms[name].fixed, []
+    cls = getattr(sys.modules[fixed['package']], f"{fixed['stem']}Regressor")
+    real = cls.fit
+    monkeypatch.setattr(cls, 'fit', lambda self, *a, **k: seen.append(k) or real(self, *a, **k))
+    pred = fit_arm(name, table, n_estimators=10, native=key if native else '')['pred']
+    assert seen == [{key: [0, 1]} if native else {}] and np.isfinite(pred).all()
+
+
+@pytest.mark.parametrize('name', [o for o in single if arms[o].fit is fit_trees])
+def test_trees_learn(name, either):
+    need(name)
+    pred, y = fit_arm(name, either, n_estimators=50)['pred'], either.targets(either.test_idx)
+    if either.classes: assert np.mean(pred.argmax(1) == y) > np.bincount(y).max()/len(y)
+    else: assert np.mean((pred[:, 0]-y)**2) < .9*np.var(y)
+
+
+# --- Arms ---
+
+@pytest.mark.parametrize('name', single)
+def test_every_arm_runs(name, either):
+    need(name)
+    fit = fit_arm(name, either, **tiny)
+    assert fit['pred'].shape == (40, 3 if either.classes else 1) and np.isfinite(fit['pred']).all()
+    if either.classes: assert np.allclose(fit['pred'].sum(1), 1, atol=1e-5) and fit['pred'].min() >= 0
+    assert fit['seconds'] > 0 and ('curve' in fit) == ('epochs' in arms[name].params)
+
+
+@pytest.mark.parametrize('name', single)
+def test_drawn_settings_can_be_run(name, table):
+    need(name)
+    for params in draw_settings(name, 4, **tiny)[1:]:
+        assert json.loads(json.dumps(params)).keys() == params.keys()
+        pred = arms[name].fit(table, 0, 'cpu', None, **arms[name].fixed, **params)['pred']
+        assert np.isfinite(pred).all()
+
+
+def test_every_setting_to_search_is_one_that_the_arm_has_and_its_own_is_not_the_only_one():
+    for name, arm in arms.items():
+        assert not set(arm.space) & set(arm.fixed), name
+        assert all(len(set(map(str, v))) == len(v) > 1 for v in arm.space.values()), name
+        assert set(arm.space) <= set(arm.settings) and set(arm.params) <= set(arm.settings)
+
+
+def test_nets_share_their_space():
+    for name in ('dropout', 'scaled', 'trainable', 'frozen'):
+        assert arms['dense'].space.items() <= arms[name].space.items()
+    assert arms['fastai'].space.items() <= arms['dense'].space.items()
+    assert arms['trainable'].space == arms['frozen'].space and arms['trainable'].params == arms['frozen'].params
+
+
+@pytest.mark.parametrize('text, value', [
+    ('0.8', .8), ('3', 3), ('(200,100)', (200, 100)), ('[20, 10]', [20, 10]), ('feature', 'feature'),
+    ('None', None), ("''", ''), ('1e-3', .001), ('a b', 'a b')])
+def test_read_value(text, value):
+    found = read_value(text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('dense', ('dense', {})), ('trainable,weight_p=0.8', ('trainable', dict(weight_p=.8))),
+    ('frozen,layers=(50,20),unit=feature,lr=1e-3', ('frozen', dict(layers=(50, 20), unit='feature', lr=.001))),
+    ('rf,max_features=sqrt', ('rf', dict(max_features='sqrt')))])
+def test_read_variant(name, expected): assert read_variant(name) == expected
+
+
+def test_a_variants_own_settings_come_first_then_those_given_then_the_arms():
+    assert arm_params('trainable,lr=.5', lr=.1, wd=.2, n_estimators=5, nothing=1) == {
+        **arms['trainable'].params, 'lr': .5, 'wd': .2}
+    assert arm_params('rf', lr=.1) == arms['rf'].params
+    assert arms['trainable'].params['lr'] == .01
+
+
+@pytest.mark.parametrize('name, given, match', [
+    ('rf2', {}, "arm='rf2' is unknown: choose one of 'fastai', 'dense'"), ('', {}, "arm='' is unknown"),
+    ('dense,wd', {}, "arm='dense,wd' is unknown"),
+    ('rf,epochs=3', {}, "'rf,epochs=3': 'rf' has no setting 'epochs': choose some of 'n_estimators'"),
+    ('blend,lr=1', {}, "'blend' has no setting 'lr': choose some of none"),
+    ('trainable,mask=frozen', {}, "'trainable' has no setting 'mask'"),
+    ('trainable,weight_p=1', {}, 'weight_p=1 is not the fraction'), ('frozen', dict(weight_p=-.1), 'weight_p=-0.1'),
+    ('frozen', dict(weight_p='half'), "weight_p='half' is not"), ('scaled,scale_p=1.5', {}, '=1.5 is not the fraction'),
+    ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
+    ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: ')])
+def test_what_cannot_be(name, given, match):
+    with pytest.raises(ValueError, match=match): arm_params(name, **given)
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(contenders, 'find_spec', lambda o: None)
+    for name, package in (('xgb,max_depth=4', 'xgboost'), ('lgbm', 'lightgbm'), ('catboost', 'catboost'),
+                          ('tabm', 'tabm'), ('blend', 'xgboost')):
+        with pytest.raises(ValueError, match=rf"needs {package}, .* pip install 'dropconnect_tab\[bench\]'"):
+            arm_params(name)
+    for name in ('dense', 'rf', 'fastai'): arm_params(name)
+
+
+@pytest.fixture
+def all_installed(monkeypatch): monkeypatch.setattr(contenders, 'find_spec', lambda o: True)
+
+
+def test_the_first_draw_is_the_arms_own(all_installed):
+    for name in arms: assert draw_settings(name, 1) == [arm_params(name)]
+    name, given = 'rf,min_samples_leaf=9', dict(n_estimators=7)
+    assert draw_settings(name, 1, **given) == [arm_params(name, **given)]
+
+
+def test_the_first_draws_are_the_same_for_any_number_and_always():
+    assert draw_settings('frozen', 3) == draw_settings('frozen', 9)[:3]
+    drawn = draw_settings('frozen', 30)
+    assert len({str(o) for o in drawn}) > 25
+
+
+def test_draws_are_values_of_the_space(all_installed):
+    for name, arm in arms.items():
+        drawn = draw_settings(name, 100)
+        for k, values in arm.space.items():
+            assert {o[k] for o in drawn[1:]} == set(values), (name, k)
+        assert all(o[k] == v for o in drawn for k, v in arm.params.items() if k not in arm.space)
+
+
+def test_a_trial_has_the_same_shared_settings_in_all_arms(all_installed):
+    drawn = {o: draw_settings(o, 20)[1:] for o in arms}
+    nets = ['dense', 'dropout', 'scaled', 'trainable', 'frozen']
+    for keys, names in ((('epochs', 'bs', 'wd'), [*nets, 'fastai', 'tabm']), (('lr',), [*nets, 'fastai']),
+                        (('layers',), nets), (('weight_p', 'unit'), ['trainable', 'frozen']),
+                        (('max_features', 'min_samples_leaf'), ['rf', 'et']), (('n_estimators',), ['xgb', 'lgbm'])):
+        for k in keys:
+            assert len({str([o[k] for o in drawn[n]]) for n in names}) == 1, k
+
+
+def test_settings_that_are_given_or_the_variants_are_not_drawn():
+    drawn = draw_settings('trainable,weight_p=0.35', 20, lr=.5, n_estimators=3)
+    assert all(o['weight_p'] == .35 and o['lr'] == .5 and 'n_estimators' not in o for o in drawn)
+    assert len({o['wd'] for o in drawn}) > 2
+    free = draw_settings('trainable', 20)
+    assert [o['wd'] for o in drawn] == [o['wd'] for o in free], "what is fixed does not change the other draws"
+    with pytest.raises(ValueError, match='weight_p=2'): draw_settings('frozen', 2, weight_p=2)

@@ -1,0 +1,71 @@
+"The committed results: complete, by the protocol, and what the report makes of them."
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import root
+
+from dropconnect_tab.arena import load_preds
+from dropconnect_tab.contenders import arms
+from dropconnect_tab.report import compare, format_settings, format_summary, read_results, summarise
+
+folder = root/'results'/'bulldozers-2012'
+KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}
+
+
+@pytest.fixture(scope='module')
+def results(): return read_results(folder)  # compares each JSON file with its predictions
+
+
+def test_every_arm_has_five_seeds(results):
+    assert {r['arm'] for r in results} == set(arms)
+    for arm in arms: assert {r['seed'] for r in results if r['arm'] == arm} >= set(range(5)), arm
+
+
+def test_runs_say_what_made_them(results):
+    for r in results:
+        assert KEYS <= set(r) and r['rows'] == dict(train=9877, test=1696)
+        assert (r['dataset'], r['split'], r['columns'], r['threads']) == ('bulldozers', '2012', 'own', 2)
+        assert 'losses' in r and len(np.unique(r['group'])) == 23
+
+
+def test_the_same_budget_for_every_arm(results):
+    tried = {r['arm']: r['search']['tried'] for r in results if 'search' in r}
+    assert set(tried.values()) == {12} and set(tried) == {k for k, a in arms.items() if not a.parts}
+
+
+def test_the_best_of_the_search_was_tested(results):
+    for r in results:
+        if 'search' not in r: continue
+        trials = [json.loads(p.read_text()) for p in (folder.parent/'bulldozers-2012-search'/r['arm']).glob('*.json')]
+        best = min(trials, key=lambda o: o['rmse'])
+        assert len(trials) == 12 and best['rmse'] == r['search']['error'] and best['seed'] == r['search']['chosen']
+        assert {**best['params'], 'data': 0} == {**r['params'], 'data': 0} and best['rows']['test'] == 4779
+
+
+def test_the_blend_is_the_mean_of_its_parts():
+    parts = [load_preds(folder/o/'3.json')['pred'] for o in arms['blend'].parts]
+    assert np.allclose(load_preds(folder/'blend'/'3.json')['pred'], np.mean(parts, axis=0), atol=1e-6)
+
+
+def numbers(text): return [[float(o) for o in re.findall(r'[-+]?\d+\.\d+', l)] for l in text.splitlines()]
+
+
+@pytest.mark.parametrize('name', ['bulldozers-2012', 'weight_p/bulldozers-2012-slice',
+                                  'regrowth/bulldozers-2012-slice', 'columns-own/bulldozers-2012-slice'])
+def test_tables_come_from_the_files(name):
+    "Ends of intervals may differ in the last digits with another numpy, whose draws are others"
+    res = read_results(root/'results'/name)
+    made, there = format_summary(summarise(res), compare(res)), (root/'results'/name/'table.md').read_text()
+    assert [l.split('|')[1:3] for l in made.splitlines()] == [l.split('|')[1:3] for l in there.splitlines()]
+    for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.003)
+
+
+def test_the_table_of_settings(results):
+    assert (folder/'settings.md').read_text() == format_settings(results) + '\n'
+
+
+def test_no_sales_are_in_the_results():
+    "Aggregates, predictions and log prices: nothing that tells which machine was sold, or when"
+    for p in folder.rglob('*.npz'): assert set(load_preds(p)) == {'pred', 'y', 'group'}
