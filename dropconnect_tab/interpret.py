@@ -20,7 +20,7 @@ def sparsity(self:Learner) -> pd.DataFrame: # layer, shape (units, inputs), weig
     masks = getattr(unwrap(self.model), 'weight_masks', None)
     return pd.DataFrame(report_zeros(find_linears(self.model), masks.weight_p if masks else {}))
 
-# %% ../nbs/07_interpret.ipynb #40d63672
+# %% ../nbs/07_interpret.ipynb #d25d9221
 def _axes(ax, **kwargs):
     "`ax`, or one in a new figure, with labels"
     ax = ax or plt.subplots(figsize=(4.5,4), layout='constrained')[1]
@@ -55,7 +55,8 @@ def plot_error_spread(
     ax = _axes(ax, xlabel='spread of the answers (mean std of the group)', ylabel='RMSE of the group')
     std,errors = std.flatten(),(mean-targs).flatten()
     groups = std.argsort().chunk(bins)
-    ax.plot([float(std[o].mean()) for o in groups], [float(errors[o].square().mean().sqrt()) for o in groups], marker='o')
+    rmse = [float(errors[o].square().mean().sqrt()) for o in groups]
+    ax.plot([float(std[o].mean()) for o in groups], rmse, marker='o')
     ax.set(xlim=(0,None), ylim=(0,None))
     return ax
 

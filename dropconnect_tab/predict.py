@@ -18,7 +18,7 @@ from fastcore.meta import noop
 
 from .layers import DropConnectLinear
 
-# %% ../nbs/06_predict.ipynb #1ddb5d71
+# %% ../nbs/06_predict.ipynb #2a65bf39
 RegressionDist = namedtuple('RegressionDist', 'mean std targs')
 ClassificationDist = namedtuple('ClassificationDist', 'probs entropy mutual_info targs')
 
@@ -26,8 +26,8 @@ ClassificationDist = namedtuple('ClassificationDist', 'probs entropy mutual_info
 def _masks_on(model):
     "Masks stay on at inference"
     layers = [o for o in model.modules() if isinstance(o, DropConnectLinear) and o.weight_p]
-    if not layers: raise ValueError("the model has no layer with resampled masks, so all its answers would be the same: "
-                                    "train it with mask='resampled', or set `inference` of its DropConnectLinears")
+    if not layers: raise ValueError("the model has no layer with resampled masks, so all its answers would be the "
+                                    "same: train it with mask='resampled'")
     before = [(o.inference,o.n_samples) for o in layers]
     try:
         for o in layers: o.inference,o.n_samples = 'mc',1
@@ -68,7 +68,8 @@ def get_preds_dist(self:Learner,
     if dl is None: dl = self.dls[ds_idx]
     dl = dl.new(shuffle=False, drop_last=False)
     classes = bool(getattr(self.dls, 'vocab', None))
-    samples = _Samples(n, getcallable(self.loss_func, 'activation'), _summarise_classes if classes else _summarise_numbers)
+    summary = _summarise_classes if classes else _summarise_numbers
+    samples = _Samples(n, getcallable(self.loss_func, 'activation'), summary)
     devices = [self.dls.device] if self.dls.device is not None and torch.device(self.dls.device).type=='cuda' else []
     with _masks_on(self.model),(nullcontext() if seed is None else torch.random.fork_rng(devices)):
         if seed is not None: torch.manual_seed(seed)
