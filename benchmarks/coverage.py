@@ -52,8 +52,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
     p.add_argument('--seeds', type=int, default=5)
-    p.add_argument('--weight-p', type=float, nargs='+', default=[.1, .2, .5])
-    p.add_argument('--n', type=int, default=64, help="answers to each row")
+    p.add_argument('--weight-p', type=float, nargs='+', default=[.2])
+    p.add_argument('--n', type=int, default=32, help="answers to each row")
     p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
     tables = [california(args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
