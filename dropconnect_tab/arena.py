@@ -35,7 +35,7 @@ def errors(
     mean = float(row_losses(pred, y, measure).mean())
     return {'rmse':mean**.5} if measure=='rmse' else {'logloss':mean, 'accuracy':float((pred.argmax(1)==y).mean())}
 
-# %% ../nbs/09_arena.ipynb #ef30e202
+# %% ../nbs/09_arena.ipynb #6bd0d6fd
 def write_whole(
     path, # File to write; its folder is made if it is not there
     write, # Function that writes to the path it is given
@@ -98,6 +98,11 @@ def _blend(table, parts, seed, out):
 
 def _write_json(path, res): write_whole(path, lambda p: p.write_text(json.dumps(res, indent=1), encoding='utf-8'))
 
+def _with_notes(path, res, notes):
+    "`res` with `notes`, written to its file `path` where they say something new"
+    if any(res.get(k) != v for k,v in notes.items()): _write_json(path, res := {**res, **notes})
+    return res
+
 def run_arm(
     table:Table, # Table to fit
     name:str, # One of `arms`, or a variant
@@ -111,9 +116,7 @@ def run_arm(
 ) -> dict: # What the JSON file holds
     "Fit one arm with one seed and write its files; what is there already is loaded"
     path,stamp = run_path(out, table, name, seed),{**params, 'data':table.fingerprint}
-    if res := load_run(path, stamp):
-        if any(res.get(k) != v for k,v in notes.items()): _write_json(path, res := {**res, **notes})
-        return res
+    if res := load_run(path, stamp): return _with_notes(path, res, notes)
     arm,_ = read_variant(name)
     fixed,measure = arms[arm].fixed,'logloss' if table.classes else 'rmse'
     if parts := arms[arm].parts:
@@ -136,7 +139,7 @@ def run_arm(
     _write_json(path, res)
     return res
 
-# %% ../nbs/09_arena.ipynb #856ab1b0
+# %% ../nbs/09_arena.ipynb #021c4f89
 def check_experiment(
     names:list, # Arms and variants to run
     seeds:int, # Number of seeds
@@ -158,15 +161,16 @@ def with_parts(
 
 def _run_all(table, runs, out, device, label, preds=True):
     "Run each (name, seed, params, notes) that is not there yet, with a progress bar over epochs"
-    stamp = {'data':table.fingerprint}
-    there = [load_run(run_path(out, table, name, seed), {**params, **stamp}) for name,seed,params,_ in runs]
+    stamp,paths = {'data':table.fingerprint},[run_path(out, table, name, seed) for name,seed,_,_ in runs]
+    there = [load_run(path, {**params, **stamp}) for path,(_,_,params,_) in zip(paths, runs)]
     n_ticks = sum(o[2].get('epochs', 1) for o,res in zip(runs, there) if res is None)
     results,bar,done = [],progress_bar(range(n_ticks)),iter(range(1, n_ticks+1))
     if n_ticks: bar.update(0)
-    for (name,seed,params,notes),res in zip(runs, there):
+    for path,(name,seed,params,notes),res in zip(paths, runs, there):
         bar.comment = label.format(name=name, seed=seed)
         tick = lambda: bar.update(next(done))
-        results.append(run_arm(table, name, seed, params, out, device, tick, preds, **notes))
+        results.append(_with_notes(path, res, notes) if res else
+                       run_arm(table, name, seed, params, out, device, tick, preds, **notes))
     return results
 
 def _check_data(table, name, seeds, out):

@@ -508,7 +508,7 @@ def own_features(
     res = pd.DataFrame({**cats, **{k:v.astype(float) for k,v in nums.items()}})
     return res.assign(SalePrice=np.log(prices).astype(np.float32), saledate=dates), [*_OWN_CATS], list(nums)
 
-# %% ../nbs/10_bulldozers.ipynb #a74168db
+# %% ../nbs/10_bulldozers.ipynb #36beb5be
 FEATURES = dict(book=book_features, own=own_features)
 
 def check_split(
@@ -528,8 +528,7 @@ def bulldozers_table(
     check_split(split)
     df = load_bulldozers(path)
     name,train,test = split_bulldozers(df, split.removesuffix('-slice'))
-    if _is_synthetic(df): dataset = 'synthetic-bulldozers'
-    else: dataset = 'bulldozers'
+    dataset = 'synthetic-bulldozers' if _is_synthetic(df) else 'bulldozers'
     feats,cats,conts = FEATURES[columns](df)
     march = train[feats.saledate.dt.month.iloc[train].eq(3)] if name=='2012' else None
     table = Table(dataset, name, columns, feats, 'SalePrice', cats, conts, train, test, feats.saledate, march)

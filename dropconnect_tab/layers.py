@@ -130,7 +130,7 @@ def _draw(shape, like, weight_p, generator):
     keep = torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1-weight_p, generator=generator)
     return keep.div_(1-weight_p)
 
-# %% ../nbs/01_layers.ipynb #fdc2e18a
+# %% ../nbs/01_layers.ipynb #4eb2b479
 class DropConnectLinear(nn.Linear):
     "`nn.Linear` that drops other weights at every training forward (Wan et al. 2013); its checkpoint is `nn.Linear`'s"
     def __init__(self,
@@ -184,18 +184,16 @@ class DropConnectLinear(nn.Linear):
         self._check(weight_p, per, inference, n_samples)
         self.weight_p,self.per,self.inference,self.n_samples,self.act = weight_p,per,inference,n_samples,act
 
-    def _sample(self, x):
+    def _answer(self, x):
         drop = self.training or self.inference == 'mc'
-        if drop: u = dropconnect(x, self.weight, self.bias, self.weight_p, per=self.per)
-        else: u = _sample_gaussian(x, self.weight, self.bias, self.weight_p)
+        if not drop and self.inference == 'gaussian' and self.weight_p:
+            u = _sample_gaussian(x, self.weight, self.bias, self.weight_p)
+        else: u = dropconnect(x, self.weight, self.bias, self.weight_p, drop, self.per)
         return u if self.act is None else self.act(u)
 
     def forward(self, x):
-        if self.training: return self._sample(x)
-        if self.inference == 'mean' or self.weight_p == 0:
-            u = F.linear(x, self.weight, self.bias)
-            return u if self.act is None else self.act(u)
-        return torch.stack([self._sample(x) for _ in range(self.n_samples)]).mean(0)
+        if self.training or self.inference == 'mean' or self.weight_p == 0: return self._answer(x)
+        return torch.stack([self._answer(x) for _ in range(self.n_samples)]).mean(0)
 
     def extra_repr(self):
         return (f"{super().extra_repr()}, weight_p={self.weight_p}, per={self.per!r}, inference={self.inference!r}"

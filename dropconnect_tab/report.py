@@ -79,7 +79,7 @@ def paired_interval(
     drawn = np.concatenate([draw(min(500, n-i)) for i in range(0, n, 500)])
     return float((error(ones, 0)-error(ones, 1)).mean()),*np.quantile(drawn, (.025,.975)).tolist()
 
-# %% ../nbs/09a_report.ipynb #d91281f4
+# %% ../nbs/09a_report.ipynb #91e72c80
 REFERENCES = 'dense','fastai','blend'
 
 def summarise(
@@ -90,16 +90,21 @@ def summarise(
     g = pd.DataFrame(results).groupby('arm', sort=False)
     res = {'seeds':g.size(), measure:g[measure].mean(), 'sd':g[measure].std()}
     for o in ('accuracy','zeros','seconds'):
-        if o in results[0] or any(o in r for r in results): res[o] = g[o].mean()
+        if any(o in r for r in results): res[o] = g[o].mean()
     return pd.DataFrame(res).sort_values(measure)
+
+def _by_arm(results):
+    "Runs of each arm"
+    runs = {}
+    for r in results: runs.setdefault(r['arm'], []).append(r)
+    return runs
 
 def compare(
     results:list, # From `read_results`
     references:tuple=REFERENCES, # Arms to compare with; those that did not run are left out
 ) -> dict: # (arm, reference) → difference and ends of its 95% interval, from `paired_interval`
     "Each arm against each reference"
-    runs = {}
-    for r in results: runs.setdefault(r['arm'], []).append(r)
+    runs = _by_arm(results)
     return {(a,b):paired_interval(runs[a], runs[b]) for b in references if b in runs for a in runs if a != b}
 
 def _markdown(head, rows):
@@ -140,13 +145,7 @@ def format_settings(
     rows = [[a, str(r['search']['tried']), f"{r['search']['error']:.4f}", text(r['params'])] for a,r in found.items()]
     return _markdown(['arm', 'settings tried', f'{measure} on the slice', 'chosen'], rows)
 
-# %% ../nbs/09a_report.ipynb #27dbcc04
-def _by_arm(results):
-    "Runs of each arm"
-    runs = {}
-    for r in results: runs.setdefault(r['arm'], []).append(r)
-    return runs
-
+# %% ../nbs/09a_report.ipynb #8d6a6533
 def _figure(title, xlabel, ylabel, size=(7,4)):
     fig,ax = plt.subplots(figsize=size, layout='constrained')
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
