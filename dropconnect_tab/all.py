@@ -4,9 +4,10 @@ from dropconnect_tab.interpret import *
 from dropconnect_tab.layers import DropConnectLinear, dropconnect
 from dropconnect_tab.learner import dropconnect_config, dropconnect_learner
 from dropconnect_tab.masks import WeightMasks, draw_mask
+from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.predict import calibrate_spread, coverage, intervals
 
-__all__ = ['dropconnect_learner', 'dropconnect_config', 'DropConnectTabularModel', 'DropConnectCallback', 'WeightMasks',
-           'draw_mask', 'DropConnectLinear', 'dropconnect', 'calibrate_spread', 'coverage', 'intervals', 'plot_coverage',
-           'plot_error_spread', 'plot_reliability']
+__all__ = ['dropconnect_learner', 'dropconnect_config', 'DropConnectTabularModel', 'DropConnectCallback',
+           'WeightMasks', 'draw_mask', 'DropConnectLinear', 'dropconnect', 'MemberLoss', 'calibrate_spread',
+           'coverage', 'intervals', 'plot_coverage', 'plot_error_spread', 'plot_reliability']

@@ -139,7 +139,7 @@ def run_arm(
     _write_json(path, res)
     return res
 
-# %% ../nbs/09_arena.ipynb #021c4f89
+# %% ../nbs/09_arena.ipynb #b2770f10
 def check_experiment(
     names:list, # Arms and variants to run
     seeds:int, # Number of seeds
@@ -163,7 +163,7 @@ def _run_all(table, runs, out, device, label, preds=True):
     "Run each (name, seed, params, notes) that is not there yet, with a progress bar over epochs"
     stamp,paths = {'data':table.fingerprint},[run_path(out, table, name, seed) for name,seed,_,_ in runs]
     there = [load_run(path, {**params, **stamp}) for path,(_,_,params,_) in zip(paths, runs)]
-    n_ticks = sum(o[2].get('epochs', 1) for o,res in zip(runs, there) if res is None)
+    n_ticks = sum(o[2].get('epochs', 1)*o[2].get('nets', 1) for o,res in zip(runs, there) if res is None)
     results,bar,done = [],progress_bar(range(n_ticks)),iter(range(1, n_ticks+1))
     if n_ticks: bar.update(0)
     for path,(name,seed,params,notes),res in zip(paths, runs, there):
@@ -204,7 +204,7 @@ def run_arms(
     return _run_seeds(table, names, seeds, {**own, **{k:v[0] for k,v in best.items()}},
                       {k:dict(search=v[1]) for k,v in best.items()}, out, device)
 
-# %% ../nbs/09_arena.ipynb #d4652282
+# %% ../nbs/09_arena.ipynb #633dbf53
 def search_settings(
     table:Table, # Table whose training rows are searched on
     names:list, # Arms and variants; blends have nothing to search
@@ -215,11 +215,15 @@ def search_settings(
 ) -> dict: # For each name its best settings, and a note of what was tried: tried, chosen, error
     "Try `n` settings for each arm on a slice of the training rows; the test rows are not touched"
     part = table.slice('search')
-    names = [o for o in names if not arms[read_variant(o)[0]].parts]
+    like = {o:arms[read_variant(o)[0]].like for o in names}
+    names = [o for o in dict.fromkeys(like[o] or o for o in names) if not arms[read_variant(o)[0]].parts]
     settings = {o:draw_settings(o, n, **given) for o in names}
     runs = [(name,i,settings[name][i],{}) for i in range(n) for name in names]
     results = _run_all(part, runs, out, device, 'searching {name}, setting {seed}', preds=False)
     found,measure = {o:[] for o in names},'logloss' if table.classes else 'rmse'
     for r in results: found[r['arm']].append(r[measure])
     best = {o:int(np.argmin(v)) for o,v in found.items()}
-    return {o:(settings[o][i], dict(tried=n, chosen=i, error=found[o][i])) for o,i in best.items()}
+    res = {o:(settings[o][i], dict(tried=n, chosen=i, error=found[o][i])) for o,i in best.items()}
+    for o,of in like.items():
+        if of: res[o] = {**res[of][0], **{k:v for k,v in arm_params(o).items() if k not in res[of][0]}},res[of][1]
+    return res

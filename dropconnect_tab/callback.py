@@ -13,7 +13,7 @@ from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
 from .model import check_mask
 
-# %% ../nbs/03_callback.ipynb #4c99d5d8
+# %% ../nbs/03_callback.ipynb #7165f32f
 class DropConnectCallback(Callback):
     "Start weight masks at the first training epoch of any `Learner`, and hold frozen ones"
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
@@ -51,7 +51,7 @@ class DropConnectCallback(Callback):
         given,names = dict(self._given),list(masks.weight_p)
         theirs = dict(weight_p=masks.weight_p, mask=masks.mask, layers=names, unit=masks.unit, seed=masks.seed,
                       rescale=masks.rescale)
-        if given['weight_p'] is not None: given['weight_p'] = spread_weight_p(given['weight_p'], names)
+        if given['weight_p'] is not None: given['weight_p'] = spread_weight_p(given['weight_p'], names, masks.members)
         if given['layers'] is not None: given['layers'] = choose_layers(find_linears(model), given['layers'])
         if given['rescale']: del given['rescale']  # the default is no contradiction
         for k,v in given.items():

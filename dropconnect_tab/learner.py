@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['dropconnect_config', 'dropconnect_learner']
 
-# %% ../nbs/05_learner.ipynb #9949c947
+# %% ../nbs/05_learner.ipynb #375c1b58
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
+from .members import MemberLoss, average_for
 from .model import DropConnectTabularModel
 
 # %% ../nbs/05_learner.ipynb #72b31e16
@@ -17,7 +18,14 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #e7e9a1a1
+# %% ../nbs/05_learner.ipynb #2c1eb921
+def _vote(dls, config, loss_func):
+    "The config and the loss of members: what goes with the loss of a single net"
+    loss_func = loss_func or getattr(dls.train_ds, 'loss_func', None)
+    if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
+    if not isinstance(loss_func, MemberLoss): loss_func = MemberLoss(loss_func)
+    return (config if 'average' in config else {**config, 'average':average_for(loss_func.base)}),loss_func
+
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -27,20 +35,22 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list by layer, or dict by name
+    weight_p=None, # Fraction of hidden weights to drop, in [0, 1): number, list by layer (or member), or dict by name
     mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
     unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
+    members:int=None, # Number of nets over the same embeddings, each with its own weights and masks, that vote
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
-    given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale)
+    given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale, members=members)
     config = {**(config or {}), **{k:v for k,v in given.items() if v is not None}}
     if layers is None: layers = [200,100]
     emb_szs = get_emb_sz(dls.train_ds, emb_szs or {})
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
+    if config.get('members', 1) != 1: config,kwargs['loss_func'] = _vote(dls, config, kwargs.get('loss_func'))
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers, **config)
     cbs = L(kwargs.pop('cbs', None))
     # The optimizer is the callback's to watch; a trainable mask needs nobody after its start

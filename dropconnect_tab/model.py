@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['masks_of_models', 'check_mask', 'DropConnectTabularModel']
 
-# %% ../nbs/02_model.ipynb #1fa414a8
+# %% ../nbs/02_model.ipynb #1118d20c
+import copy
 from collections.abc import MutableSequence
+from numbers import Integral
 
 from fastai.tabular.model import TabularModel
 from torch import nn
 
-from .layers import freeze_masks, resample_masks
-from .masks import WeightMasks, check_choice
+from .layers import MemberLayers, freeze_masks, resample_masks
+from .masks import WeightMasks, check_choice, each_member
+from .members import MemberAnswers, average_members, averages
 
 # %% ../nbs/02_model.ipynb #dea629fa
 masks_of_models = ('trainable','frozen','resampled')
@@ -32,9 +35,10 @@ def check_mask(
                                    "from the global generator (see set_seed) and always rescales: leave it out")
     return mask
 
-# %% ../nbs/02_model.ipynb #0a54425d
+# %% ../nbs/02_model.ipynb #0c75945b
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
+    members,average,apart = 1,'mean',False
     def __init__(self,
         emb_szs:list, # Sequence of (num_embeddings, embedding_dim) for each categorical variable
         n_cont:int, # Number of continuous variables
@@ -49,16 +53,40 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=0.5, # Fraction of each hidden layer's weights to drop, in [0, 1): number, list or dict by layer name
+        weight_p=0.5, # Fraction of hidden weights to drop, in [0, 1): number, list by layer (or member), dict by name
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
         unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
+        members:int=1, # Number of nets over the same embeddings, each with its own weights and masks, that vote
+        average:str='mean', # Vote: 'mean' of answers; 'softmax', 'sigmoid': log, logit of the mean probability
     ):
         check_mask(mask, unit, seed, rescale)
+        check_choice('average', average, averages)
+        if isinstance(members, bool) or not isinstance(members, Integral) or members < 1:
+            raise ValueError(f"members={members!r}: give a number of nets, 1 or more")
         super().__init__(emb_szs, n_cont, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
+        if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
+        self.members,self.average = members,average
         self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale)
         if mask == 'resampled': resample_masks(self.weight_masks)
         else: self.weight_masks.apply()
         if mask == 'frozen': freeze_masks(self.weight_masks)
+
+    def forward(self, x_cat, x_cont=None):
+        res = super().forward(x_cat, x_cont)
+        if self.members == 1 or self.apart: return res
+        return res.as_subclass(MemberAnswers) if self.training else average_members(res, self.average)
+
+    def member(self,
+        i:int, # Position of the member
+    ): # `DropConnectTabularModel`
+        "One net with the embeddings of all, and the weights, statistics and masks of member `i`: a copy"
+        net,masks = copy.deepcopy(self),self.weight_masks
+        net.layers,net.members = self.layers.member(i),1
+        ps = {n:each_member(p, self.members)[i] for n,p in masks.weight_p.items()}
+        net.weight_masks = WeightMasks(net, ps or 0., unit=masks.unit, rescale=masks.rescale)
+        net.weight_masks.mask = masks.mask
+        net.weight_masks._keeps = {n:keep[i] for n,keep in masks.keeps.items() if n in net.weight_masks.linears}
+        return net

@@ -1,0 +1,132 @@
+"""Time and memory of members in one pass: beside as many nets one after the other, and beside TabM.
+
+All are fitted for one epoch on the training rows of California, in batches of 256, through the functions that the
+experiments use (loader, optimizer and validation included). Times are medians of interleaved repeats in one process,
+given as ratios too; memory is what building the nets and training steps add to the peak of a process of its own.
+
+    python benchmarks/ensembles.py FOLDER --out benchmarks/ensembles.md
+
+FOLDER has california/california_housing.csv.gz.
+"""
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from fastprogress.fastprogress import progress_bar
+
+from dropconnect_tab.arena import write_whole
+from dropconnect_tab.contenders import fit_deep_ensemble, fit_net, fit_tabm
+from dropconnect_tab.members import MemberLoss
+from dropconnect_tab.model import DropConnectTabularModel
+from dropconnect_tab.tables import load_table
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+COMMON = dict(epochs=1, bs=256, lr=.003, wd=.01)
+NET = dict(**COMMON, layers=(200, 100))
+# TabM's hidden layers are all of one width, so what stands beside it has two of 200
+WIDE = dict(**COMMON, layers=(200, 200))
+TABM = dict(**COMMON, n_blocks=2, d_block=200, dropout=0., bins=0)
+pairs = {
+    'nets one after the other': {
+        '8 nets, one after the other': partial(fit_deep_ensemble, nets=8, **NET),
+        '8 members, dense': partial(fit_net, members=8, **NET),
+        '8 members, trainable masks': partial(fit_net, members=8, weight_p=.5, **NET),
+        '8 members, frozen masks': partial(fit_net, members=8, weight_p=.5, mask='frozen', **NET),
+        '8 members, resampled masks': partial(fit_net, members=8, weight_p=.5, mask='resampled', **NET),
+        '1 net': partial(fit_net, **NET)},
+    'TabM, 32 members': {
+        'TabM, k=32': partial(fit_tabm, k=32, **TABM),
+        '32 members, dense': partial(fit_net, members=32, **WIDE),
+        '32 members, trainable masks': partial(fit_net, members=32, weight_p=.5, **WIDE),
+        '32 members, frozen masks': partial(fit_net, members=32, weight_p=.5, mask='frozen', **WIDE)},
+    'TabM, 8 members': {
+        'TabM, k=8': partial(fit_tabm, k=8, **TABM),
+        '8 members, dense': partial(fit_net, members=8, **WIDE),
+        '8 members, frozen masks': partial(fit_net, members=8, weight_p=.5, mask='frozen', **WIDE)},
+}
+
+
+def times(table, fits, repeats, bar):
+    "Median seconds of each"
+    seconds = {o: [] for o in fits}
+    for i in range(repeats+1):
+        for name, fit in fits.items():
+            bar(name)
+            found = fit(table, i)['seconds']
+            if i: seconds[name].append(found)  # the first one warms up
+    return {k: median(v) for k, v in seconds.items()}
+
+
+def step_memory(members, nets, mask):
+    "MB that `nets` nets of `members` members and a step of each add to the peak of this process"
+    import resource
+
+    def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**(20 if sys.platform == 'darwin' else 10)
+    warm = torch.nn.Linear(8, 8)
+    warm(torch.randn(256, 8)).sum().backward()
+    cat, cont, y = torch.zeros(256, 1, dtype=torch.long), torch.randn(256, 250), torch.randn(256, 1)
+    start, loss = peak(), torch.nn.MSELoss()
+    masks = dict(weight_p=.5, mask=mask) if mask else dict(weight_p=0)
+    models = [DropConnectTabularModel([(6, 4)], 250, 1, [1000, 500], members=members, **masks) for _ in range(nets)]
+    opts = [torch.optim.Adam(o.parameters()) for o in models]
+    for _ in range(3):
+        for model, opt in zip(models, opts):
+            (MemberLoss(loss) if members > 1 else loss)(model(cat, cont), y).backward()
+            opt.step()
+            opt.zero_grad()
+    return peak()-start
+
+
+def measured_apart(*args):
+    "`step_memory` in a process of its own"
+    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--memory', json.dumps(args)],
+                         capture_output=True, text=True)
+    if out.returncode: sys.exit(out.stderr)
+    return float(out.stdout.split()[-1])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path, nargs='?')
+    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--out', help="file for the tables, else they are printed only")
+    p.add_argument('--memory', type=json.loads, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.memory: return print(step_memory(*args.memory))
+    if args.folder is None: p.error("give the folder with california/california_housing.csv.gz")
+    table, lines = load_table('california', args.folder), []
+    n = sum(len(o) for o in pairs.values())*(args.repeats+1)
+    bar = progress_bar(range(n))
+    ticks = iter(range(1, n+1))
+    bar.update(0)
+
+    def tick(name):
+        bar.comment = name
+        bar.update(next(ticks))
+    for title, fits in pairs.items():
+        found = times(table, fits, args.repeats, tick)
+        base = next(iter(found.values()))
+        lines += [f'## Beside {title}', '', '| fit | seconds | ratio |', '|---|---|---|',
+                  *(f'| {k} | {v:.2f} | {v/base:.2f} |' for k, v in found.items()), '']
+    nets = {'8 nets': (1, 8, ''), '8 members, dense': (8, 1, ''), '8 members, trainable masks': (8, 1, 'trainable'),
+            '8 members, frozen masks': (8, 1, 'frozen')}
+    memory = {k: median(measured_apart(*v) for _ in range(3)) for k, v in nets.items()}
+    lines += ['## Memory', '', 'Nets with 254 inputs and layers of 1,000 and 500 units, three steps with Adam.', '',
+              '| nets | MB | ratio |', '|---|---|---|',
+              *(f"| {k} | {v:.0f} | {v/memory['8 nets']:.2f} |" for k, v in memory.items()), '']
+    head = (f"One epoch of {len(table.train_idx):,} rows, batches of 256; medians of {args.repeats} interleaved "
+            f"repeats; {torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.")
+    text = '\n'.join(['# Members in one pass', '', head, '', *lines])
+    print(text)
+    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,65 @@
+"""Do eight masked members beat one net, eight dense members, eight nets one after the other, and TabM?
+
+All nets have hidden layers of 200 and 100 units (TabM two of 256) and no embeddings of numbers; each arm may try the same
+number of settings (learning rate, weight decay, and its own) on a slice of the training rows. Results go to
+OUT/<table>-<split>/. With --with, other folders of results come into the table `members.md`, too: the sales of bulldozers,
+where layers, epochs and batches were searched as well (`benchmarks/bulldozers_2012.sh`).
+
+    python benchmarks/members_error.py FOLDER --out results/members --with results/bulldozers-2012
+
+FOLDER has california/, bike/ and adult/. Runs that are there are not repeated.
+"""
+import argparse
+import warnings
+from pathlib import Path
+
+from dropconnect_tab.arena import run_arms, write_whole
+from dropconnect_tab.report import compare, measure_of, read_results, report, summarise
+from dropconnect_tab.tables import load_table, tables
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm']
+EPOCHS = dict(california=12, bike=12, adult=6)
+
+
+def members_table(folders):
+    "The error of each arm, and what masked members differ by, with its 95% interval, as Markdown"
+    masked, others = 'members-masked', [o for o in ARMS if o != 'members-masked']
+    lines = [f"| table | error | masked members | {' | '.join(others)} |", '|---|---|---|'+'---|'*len(others)]
+    for folder in folders:
+        results = [r for r in read_results(folder) if r['arm'] in ARMS]
+        measure, found = measure_of(results[0]), compare(results, tuple(others))
+        mean = summarise(results)[measure]
+
+        def cell(other):
+            diff, low, high = found[masked, other]
+            text = f'{100*diff/mean[other]:+.1f}%'
+            return (f"{mean[other]:.4f}: {f'**{text}**' if low > 0 or high < 0 else text} "
+                    f"[{100*low/mean[other]:+.1f}, {100*high/mean[other]:+.1f}]")
+        lines.append(f"| {folder.name} | {measure} | {mean[masked]:.4f} | {' | '.join(map(cell, others))} |")
+    return '\n'.join(lines)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--tables', nargs='+', default=list(tables))
+    p.add_argument('--seeds', type=int, default=5)
+    p.add_argument('--search', type=int, default=6, help="settings to try for each arm")
+    p.add_argument('--out', type=Path, required=True)
+    p.add_argument('--with', type=Path, nargs='*', default=[], dest='others', help="other folders for the table")
+    args = p.parse_args()
+    folders = list(args.others)
+    for name in args.tables:
+        table = load_table(name, args.folder)
+        run_arms(table, ARMS, args.seeds, args.out, search=args.search, epochs=EPOCHS[name], bs=256, layers=(200, 100),
+                 n_blocks=2, d_block=256, bins=0)
+        folders.append(args.out/f'{table.name}-{table.split}')
+        report(folders[-1])
+    text = members_table(folders)
+    print(text)
+    write_whole(args.out/'members.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+
+
+if __name__ == '__main__': main()
