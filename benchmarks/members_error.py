@@ -1,9 +1,9 @@
 """Do eight masked members beat one net, eight dense members, eight nets one after the other, and TabM?
 
-All nets have hidden layers of 200 and 100 units (TabM two of 256) and no embeddings of numbers; each arm may try the same
-number of settings (learning rate, weight decay, and its own) on a slice of the training rows. Results go to
-OUT/<table>-<split>/. With --with, other folders of results come into the table `members.md`, too: the sales of bulldozers,
-where layers, epochs and batches were searched as well (`benchmarks/bulldozers_2012.sh`).
+All nets have hidden layers of 200 and 100 units (TabM two of 256) and no embeddings of numbers; each arm may try the
+same number of settings (learning rate, weight decay, and its own) on a slice of the training rows. Results go to
+OUT/<table>-<split>/. Folders given as --with come into the table `members.md`, too: the sales of bulldozers, where
+layers, epochs and batches were searched as well (`benchmarks/bulldozers_2012.sh`).
 
     python benchmarks/members_error.py FOLDER --out results/members --with results/bulldozers-2012
 
@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from dropconnect_tab.arena import run_arms, write_whole
-from dropconnect_tab.report import compare, measure_of, read_results, report, summarise
+from dropconnect_tab.report import measure_of, paired_interval, read_results, report, summarise
 from dropconnect_tab.tables import load_table, tables
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -29,11 +29,11 @@ def members_table(folders):
     lines = [f"| table | error | masked members | {' | '.join(others)} |", '|---|---|---|'+'---|'*len(others)]
     for folder in folders:
         results = [r for r in read_results(folder) if r['arm'] in ARMS]
-        measure, found = measure_of(results[0]), compare(results, tuple(others))
-        mean = summarise(results)[measure]
+        measure, mean = measure_of(results[0]), summarise(results)[measure_of(results[0])]
+        runs = {arm: [r for r in results if r['arm'] == arm] for arm in ARMS}
 
         def cell(other):
-            diff, low, high = found[masked, other]
+            diff, low, high = paired_interval(runs[masked], runs[other])
             text = f'{100*diff/mean[other]:+.1f}%'
             return (f"{mean[other]:.4f}: {f'**{text}**' if low > 0 or high < 0 else text} "
                     f"[{100*low/mean[other]:+.1f}, {100*high/mean[other]:+.1f}]")

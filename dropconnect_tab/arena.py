@@ -204,7 +204,7 @@ def run_arms(
     return _run_seeds(table, names, seeds, {**own, **{k:v[0] for k,v in best.items()}},
                       {k:dict(search=v[1]) for k,v in best.items()}, out, device)
 
-# %% ../nbs/09_arena.ipynb #633dbf53
+# %% ../nbs/09_arena.ipynb #f9e81032
 def search_settings(
     table:Table, # Table whose training rows are searched on
     names:list, # Arms and variants; blends have nothing to search
@@ -225,5 +225,7 @@ def search_settings(
     best = {o:int(np.argmin(v)) for o,v in found.items()}
     res = {o:(settings[o][i], dict(tried=n, chosen=i, error=found[o][i])) for o,i in best.items()}
     for o,of in like.items():
-        if of: res[o] = {**res[of][0], **{k:v for k,v in arm_params(o).items() if k not in res[of][0]}},res[of][1]
+        if not of: continue
+        found = {k:v for k,v in res[of][0].items() if k not in read_variant(o)[1]}
+        res[o] = {**arm_params(o, **given), **found},res[of][1]
     return res

@@ -6,7 +6,7 @@
 __all__ = ['arms', 'Table', 'table_dls', 'y_limits', 'fit_fastai', 'fit_net', 'fit_deep_ensemble', 'fit_tabm', 'fit_trees', 'Arm',
            'read_value', 'read_variant', 'arm_params', 'draw_settings']
 
-# %% ../nbs/08a_contenders.ipynb #ea4ae275
+# %% ../nbs/08a_contenders.ipynb #f155b640
 import ast, hashlib, re, time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,8 +18,10 @@ from zlib import crc32
 from fastai.tabular.all import *
 
 import dropconnect_tab.interpret
+from .data import TabTensorDL
 from .learner import dropconnect_config, dropconnect_learner
 from .masks import check_choice, check_weight_p, find_linears
+from .members import MemberLoss, average_members
 from .model import check_mask
 
 # %% ../nbs/08a_contenders.ipynb #4c2e4050
@@ -79,7 +81,7 @@ class Table:
             f"on and {len(held)} to choose by: give more rows, or `slice_idx`")
         return replace(self, split=f'{self.split}-{name}', train_idx=rest, test_idx=np.sort(held), slice_idx=None)
 
-# %% ../nbs/08a_contenders.ipynb #951b7534
+# %% ../nbs/08a_contenders.ipynb #bdc60fe3
 def _tabular(table, procs):
     "`TabularPandas` of `table`, with nothing learned from its test rows"
     df,conts = table.df,list(table.cont_names)
@@ -96,11 +98,13 @@ def table_dls(
     table:Table, # Table to load
     bs:int=128, # Rows in a batch
     device=None, # Device for the batches; None: a GPU where there is one
+    loader:str='fastai', # Type of loader: 'fastai', which draws rows with replacement, or 'tensors': `TabTensorDL`
 ):
     "fastai `DataLoaders` of `table`, with the test rows as their validation set"
-    return _tabular(table, [Categorify,FillMissing,Normalize]).dataloaders(bs=bs, device=device)
+    dl_type = dict(fastai=None, tensors=TabTensorDL)[check_choice('loader', loader, ('fastai','tensors'))]
+    return _tabular(table, [Categorify,FillMissing,Normalize]).dataloaders(bs=bs, device=device, dl_type=dl_type)
 
-# %% ../nbs/08a_contenders.ipynb #6103f38b
+# %% ../nbs/08a_contenders.ipynb #a98932ce
 class _Tick(Callback):
     "Calls `f` after each training epoch"
     def __init__(self, f): self.f = f
@@ -177,12 +181,13 @@ def fit_net(
     ps:float=0, embed_p:float=0, # Dropout after each hidden layer, and of the embeddings
     l1:float=0, # Weight of the sum of the hidden weights' absolute values in the loss
     members:int=1, # As for `dropconnect_learner`
+    loader:str='fastai', # As for `table_dls`
 ) -> dict: # As `fit_fastai`, with zeros (fraction of hidden weights), and regrowth of a trainable mask
     "Fit a `dropconnect_learner`"
     set_seed(seed, reproducible=True)
     config = dropconnect_config(ps=ps, embed_p=embed_p)
     drawn_once = {} if mask=='resampled' else dict(seed=seed, unit=unit)
-    learn = dropconnect_learner(table_dls(table, bs, device), layers=list(layers), config=config,
+    learn = dropconnect_learner(table_dls(table, bs, device, loader), layers=list(layers), config=config,
                                 weight_p=weight_p, mask=mask, members=members, **drawn_once, **_task(table))
     with torch.no_grad():
         for o in list(find_linears(learn.model).values())[:-1]: o.weight.div_((1-scale_p)**0.5)
@@ -207,7 +212,7 @@ def fit_deep_ensemble(
     fits = [fit_net(table, nets*seed+i, device, tick, **kwargs) for i in range(nets)]
     return dict(pred=np.mean([o['pred'] for o in fits], axis=0), seconds=sum(o['seconds'] for o in fits))
 
-# %% ../nbs/08a_contenders.ipynb #4df17353
+# %% ../nbs/08a_contenders.ipynb #d2708c14
 class _TabMNet(nn.Module):
     "`TabM` for fastai's batches: k answers in training, their mean otherwise"
     def __init__(self, emb_szs, n_cont, n_out, mean, std, num_embeddings=None, **kwargs):
@@ -221,15 +226,7 @@ class _TabMNet(nn.Module):
         if self.num is not None: x_cont = self.num(x_cont).flatten(1)
         out = self.net(torch.cat([*(e(x_cat[:,i]) for i,e in enumerate(self.embeds)), x_cont], dim=1))
         if not self.classify: out = self.mean + self.std*out
-        if self.training: return out
-        return out.log_softmax(-1).logsumexp(1) - np.log(out.shape[1]) if self.classify else out.mean(1)
-
-class _MeanOfLosses:
-    "fastai's loss `base`, over all members where there are several answers for a row"
-    def __init__(self, base): self.base,self.activation,self.decodes = base,base.activation,base.decodes
-    def __call__(self, pred, y, **kwargs):
-        if pred.ndim==3: pred,y = pred.flatten(0,1),y.reshape(len(y)).repeat_interleave(pred.shape[1])
-        return self.base(pred, y, **kwargs)
+        return out if self.training else average_members(out, 'softmax' if self.classify else 'mean')
 
 def _bin_edges(dls, n):
     "Quantiles of the training rows' continuous columns, for piecewise-linear embeddings"
@@ -258,7 +255,7 @@ def fit_tabm(
     y = table.targets(table.train_idx)
     net = _TabMNet(get_emb_sz(dls.train_ds), len(dls.cont_names), task['n_out'], float(y.mean()), float(y.std()),
                    k=k, n_blocks=n_blocks, d_block=d_block, dropout=dropout, num_embeddings=emb)
-    learn = TabularLearner(dls, net, loss_func=_MeanOfLosses(task['loss_func']))
+    learn = TabularLearner(dls, net, loss_func=MemberLoss(task['loss_func']))
     return _fit(learn, table, epochs, lr, wd, tick)
 
 # %% ../nbs/08a_contenders.ipynb #18ac4a43
@@ -286,7 +283,7 @@ def fit_trees(
     if tick: tick()
     return dict(pred=np.asarray(pred, dtype=np.float32), seconds=seconds)
 
-# %% ../nbs/08a_contenders.ipynb #347ccfaa
+# %% ../nbs/08a_contenders.ipynb #3d215e2d
 @dataclass
 class Arm:
     "A way to fit a table"
@@ -296,12 +293,13 @@ class Arm:
     needs:tuple=() # Packages of the extra `bench` that it imports
     fixed:dict=field(default_factory=dict) # Arguments that make it what it is
     parts:tuple=() # Arms whose predictions it averages, where it has no `fit` of its own
+    also:dict=field(default_factory=dict) # Settings that only a variant can have, with what they are otherwise
     like:str='' # Arm whose search chooses its settings, where a search of its own would cost too much
 
     @property
     def settings(self) -> list:
         "Names of the settings that it has"
-        return list(dict.fromkeys((*self.params, *self.space)))
+        return list(dict.fromkeys((*self.params, *self.space, *self.also)))
 
 _net = dict(epochs=8, bs=256, lr=.01, wd=.01)
 _net_space = dict(epochs=(5,10,15,20), bs=(128,256,512), lr=(.003,.01,.03), wd=(.01,.03,.1,.3,1.))
@@ -320,11 +318,11 @@ def _forest(stem):
 
 arms = dict(
     fastai=Arm(fit_fastai, {**_net, 'layers':(200,100)}, _net_space),
-    dense=Arm(fit_net, _our, _our_space),
+    dense=Arm(fit_net, _our, _our_space, also={'loader':'fastai'}),
     dropout=Arm(fit_net, {**_our, 'ps':.1, 'embed_p':.05},
                 {**_our_space, 'ps':(.05,.1,.2,.3,.5), 'embed_p':(0.,.05,.1,.2)}),
     scaled=Arm(fit_net, {**_our, 'scale_p':.5}, {**_our_space, 'scale_p':(.3,.5,.7,.8,.9,.95)}),
-    trainable=Arm(fit_net, _masked, _masked_space, fixed=dict(mask='trainable')),
+    trainable=Arm(fit_net, _masked, _masked_space, fixed=dict(mask='trainable'), also={'loader':'fastai'}),
     frozen=Arm(fit_net, _masked, _masked_space, fixed=dict(mask='frozen')),
     resampled=Arm(fit_net, {**_our, 'weight_p':.2, 'l1':0.}, {**_our_space, 'weight_p':(.05,.1,.2,.3,.5,.7)},
                   fixed=dict(mask='resampled')),
@@ -351,7 +349,7 @@ arms = dict(
     blend=Arm(parts=('rf','et','xgb','fastai')),
 )
 
-# %% ../nbs/08a_contenders.ipynb #35c8f5dd
+# %% ../nbs/08a_contenders.ipynb #499c3bee
 def read_value(
     text:str, # Such as '0.8', '(200,100)' or 'feature'
 ):
@@ -384,6 +382,7 @@ def _check_setting(name, value, like):
     if not good: raise ValueError(f"{name}={value!r}: give a value such as {like!r}")
     if name == 'unit': check_choice(name, value, ('weight','feature'))
     if name == 'mask': check_mask(value)
+    if name == 'loader': check_choice(name, value, ('fastai','tensors'))
     if name in ('epochs','members','nets') and value < 1: raise ValueError(f"{name}={value!r}: give at least 1")
 
 def arm_params(
@@ -394,7 +393,7 @@ def arm_params(
     "The settings of an arm, a variant's own before those `given`; a `ValueError` that names one that cannot be"
     arm,changed = read_variant(name)
     params = arms[arm].params
-    likes = {**{k:v[0] for k,v in arms[arm].space.items()}, **params}
+    likes = {**{k:v[0] for k,v in arms[arm].space.items()}, **arms[arm].also, **params}
     res = {**params, **{k:v for k,v in given.items() if k in arms[arm].settings}, **changed}
     if arms[arm].fit is not fit_trees:  # those know more kinds of values than we do
         for k,v in res.items(): _check_setting(k, v, likes[k])

@@ -16,7 +16,7 @@ from torch import nn
 
 from .masks import WeightMasks, check_choice, check_weight_p, each_member, read_mask, weight_p_of
 
-# %% ../nbs/01_layers.ipynb #a1fd7744
+# %% ../nbs/01_layers.ipynb #b96be0b1
 def n_members(
     weight:torch.Tensor, # (units, inputs), or (members, units, inputs)
 ) -> int:
@@ -35,9 +35,9 @@ def linear(
         w = weight.flatten(0,1)
         res = w @ x.T if bias is None else torch.addmm(bias.flatten()[:,None], w, x.T)
     else:
-        h = x.reshape(k, n_in, -1)
+        h = x.reshape(k, n_in, x.shape[-1])
         res = weight @ h if bias is None else torch.baddbmm(bias[...,None], weight, h)
-    return res.reshape(1, k*n_out, -1)
+    return res.reshape(1, k*n_out, res.shape[-1])
 
 class MemberLinear(nn.Linear):
     "The linear layers of `members` nets: weight (members, units, inputs), bias (members, units)"
@@ -199,7 +199,7 @@ def _drop(n, weight, weight_p, generator):
     mask = torch.empty((*n,*weight.shape), dtype=weight.dtype, device=weight.device)
     return weight * mask.bernoulli_(kept, generator=generator).div_(kept)
 
-# %% ../nbs/01_layers.ipynb #2b639b08
+# %% ../nbs/01_layers.ipynb #42c77599
 class DropConnectLinear(nn.Linear):
     "`nn.Linear` that drops other weights at every training forward (Wan et al. 2013); its checkpoint is `nn.Linear`'s"
     def __init__(self,
@@ -251,6 +251,7 @@ class DropConnectLinear(nn.Linear):
 
     def _setup(self, weight_p, per, inference, n_samples, act):
         self._check(self.weight, weight_p, per, inference, n_samples)
+        weight_p = check_weight_p(weight_p, n_members(self.weight))
         self.weight_p,self.per,self.inference,self.n_samples,self.act = weight_p,per,inference,n_samples,act
 
     def _answer(self, x):
@@ -287,7 +288,7 @@ def resample_masks(
     masks.mask = 'resampled'
     return masks
 
-# %% ../nbs/01_layers.ipynb #682250e5
+# %% ../nbs/01_layers.ipynb #a6fd75ae
 def _each_layer(net, f):
     "Put `f(layer)` in the place of each linear and normalising layer of `net`"
     for n,m in net.named_children():
@@ -298,7 +299,10 @@ def _each_layer(net, f):
 def _like(layer, n, state):
     "A `BatchNorm1d` with the settings of `layer` for `n` numbers"
     res = nn.BatchNorm1d(n, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    res.load_state_dict({k:state(t) if t.ndim else t for k,t in layer.state_dict().items()})
+    tensors = layer.state_dict()
+    for t in tensors.values():
+        if t.is_floating_point(): res.to(t)  # its device, and its kind of numbers
+    res.load_state_dict({k:state(t) if t.ndim else t for k,t in tensors.items()})
     return res.train(layer.training)
 
 class MemberLayers(nn.Sequential):
@@ -327,9 +331,9 @@ class MemberLayers(nn.Sequential):
         if not 0 <= i < k: raise ValueError(f"member {i!r} does not exist: there are {k}, from 0 to {k-1}")
         def take(l):
             if isinstance(l, nn.BatchNorm1d): return _like(l, l.num_features//k, lambda t: t.view(k,-1)[i].clone())
-            res = nn.Linear(l.in_features, l.out_features, l.bias is not None)
+            res = nn.Linear(l.in_features, l.out_features, l.bias is not None).to(l.weight)
             res.load_state_dict({n:t[i] for n,t in l.state_dict().items()})
-            if isinstance(l, FrozenLinear): return FrozenLinear.from_linear(res, l.keep[i].cpu())
+            if isinstance(l, FrozenLinear): return FrozenLinear.from_linear(res, l.keep[i])
             if isinstance(l, DropConnectLinear):
                 p = each_member(l.weight_p, k)[i]
                 return DropConnectLinear.from_linear(res, p, l.per, l.inference, l.n_samples, l.act)
@@ -340,4 +344,5 @@ class MemberLayers(nn.Sequential):
         first,k = self[0],self.members
         while isinstance(first, nn.Sequential): first = first[0]
         if not isinstance(first, nn.Linear): x = x.T.repeat(k,1)[None]  # each normalises and drops for itself
-        return super().forward(x).view(k, -1, x.shape[-1] if x.ndim == 3 else len(x)).permute(2,0,1)
+        _,n,rows = (res := super().forward(x)).shape
+        return res.view(k, n//k, rows).permute(2,0,1)

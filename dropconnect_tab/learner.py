@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['dropconnect_config', 'dropconnect_learner']
 
-# %% ../nbs/05_learner.ipynb #375c1b58
+# %% ../nbs/05_learner.ipynb #8b795e9d
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
-from .members import MemberLoss, average_for
+from .members import AverageMembers, MemberLoss, average_for
 from .model import DropConnectTabularModel
 
 # %% ../nbs/05_learner.ipynb #72b31e16
@@ -18,7 +18,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #2c1eb921
+# %% ../nbs/05_learner.ipynb #d761fca9
 def _vote(dls, config, loss_func):
     "The config and the loss of members: what goes with the loss of a single net"
     loss_func = loss_func or getattr(dls.train_ds, 'loss_func', None)
@@ -56,4 +56,5 @@ def dropconnect_learner(
     # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
     held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
     if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
+    if model.members > 1: cbs = cbs + [AverageMembers()]
     return TabularLearner(dls, model, cbs=cbs, **kwargs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['masks_of_models', 'check_mask', 'DropConnectTabularModel']
 
-# %% ../nbs/02_model.ipynb #1118d20c
+# %% ../nbs/02_model.ipynb #caa4ed6a
 import copy
 from collections.abc import MutableSequence
 from numbers import Integral
@@ -15,7 +15,7 @@ from torch import nn
 
 from .layers import MemberLayers, freeze_masks, resample_masks
 from .masks import WeightMasks, check_choice, each_member
-from .members import MemberAnswers, average_members, averages
+from .members import average_members, averages, wait_for_loss
 
 # %% ../nbs/02_model.ipynb #dea629fa
 masks_of_models = ('trainable','frozen','resampled')
@@ -35,7 +35,7 @@ def check_mask(
                                    "from the global generator (see set_seed) and always rescales: leave it out")
     return mask
 
-# %% ../nbs/02_model.ipynb #0c75945b
+# %% ../nbs/02_model.ipynb #69000313
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
     members,average,apart = 1,'mean',False
@@ -77,16 +77,18 @@ class DropConnectTabularModel(TabularModel):
     def forward(self, x_cat, x_cont=None):
         res = super().forward(x_cat, x_cont)
         if self.members == 1 or self.apart: return res
-        return res.as_subclass(MemberAnswers) if self.training else average_members(res, self.average)
+        return wait_for_loss(res) if self.training else average_members(res, self.average)
 
     def member(self,
         i:int, # Position of the member
     ): # `DropConnectTabularModel`
         "One net with the embeddings of all, and the weights, statistics and masks of member `i`: a copy"
+        if self.members == 1: raise ValueError("the model is one net, and has no members to take out")
         net,masks = copy.deepcopy(self),self.weight_masks
         net.layers,net.members = self.layers.member(i),1
         ps = {n:each_member(p, self.members)[i] for n,p in masks.weight_p.items()}
-        net.weight_masks = WeightMasks(net, ps or 0., unit=masks.unit, rescale=masks.rescale)
+        unit = masks.unit if all(ps.get(n) for n in masks.groups) else 'weight'  # may drop no column of the table
+        net.weight_masks = WeightMasks(net, ps or 0., unit=unit, rescale=masks.rescale)
         net.weight_masks.mask = masks.mask
         net.weight_masks._keeps = {n:keep[i] for n,keep in masks.keeps.items() if n in net.weight_masks.linears}
         return net

@@ -340,6 +340,33 @@ def test_the_note_says_how_many_were_tried_also_where_the_choice_stays(table, tm
     assert json.loads(run_path(tmp_path, table, 'rf', 0).read_text())['search']['tried'] == 3
 
 
+@pytest.mark.parametrize('names', [['deep-ensemble'], ['deep-ensemble', 'dense']], ids=str)
+def test_a_deep_ensemble_takes_the_settings_of_its_net(table, tmp_path, fitted, names):
+    res = {r['arm']: r for r in search(table, names, 3, tmp_path, nets=2, layers=(20, 10))}
+    assert list(res) == names
+    assert files(tmp_path/'shops-random-search') == [f'dense/{i}.json' for i in range(3)]
+    found = trials(tmp_path, 'dense', 3)
+    best = min(range(3), key=lambda i: found[i]['rmse'])
+    assert res['deep-ensemble']['search'] == dict(tried=3, chosen=best, error=found[best]['rmse'])
+    expected = {**found[best]['params'], 'nets': 2, 'data': table.fingerprint}
+    assert json.loads(json.dumps(res['deep-ensemble']['params'])) == expected
+    assert [o[:2] for o in fitted] == [('dense', i) for i in range(3)] + [('dense', 0)]*('dense' in names)
+
+
+def test_a_variant_of_a_deep_ensemble_keeps_its_own_settings(table, tmp_path):
+    names = ['deep-ensemble,lr=0.5', 'deep-ensemble,nets=3']
+    best = search_settings(table, [*names, 'dense'], 2, tmp_path, 'cpu', epochs=1, layers=(20, 10))
+    dense = best['dense'][0]
+    assert best[names[0]][0] == {**dense, 'lr': .5, 'nets': 8} and best[names[1]][0] == {**dense, 'nets': 3}
+
+
+def test_progress_counts_the_epochs_of_each_net(table, tmp_path, monkeypatch):
+    totals, real = [], arena.progress_bar
+    monkeypatch.setattr(arena, 'progress_bar', lambda o: totals.append(len(o)) or real(o))
+    run_arms(table, ['deep-ensemble', 'dense'], 2, tmp_path, 'cpu', epochs=2, nets=3, layers=(20, 10))
+    assert totals == [2*(2*3 + 2)]
+
+
 def test_a_blend_is_made_of_searched_parts(table, tmp_path):
     pytest.importorskip('xgboost')
     res = {r['arm']: r for r in search(table, ['blend'], 2, tmp_path, **forest)}

@@ -12,11 +12,12 @@ from conftest import hidden, make_df, make_table
 from torch.nn import functional as F
 
 import dropconnect_tab.contenders as contenders
-from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_fastai, fit_net, fit_tabm,
-                                        fit_trees, read_value, read_variant, table_dls, y_limits)
+from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_deep_ensemble, fit_fastai,
+                                        fit_net, fit_tabm, fit_trees, read_value, read_variant, table_dls, y_limits)
+from dropconnect_tab.members import MemberLoss
 
 quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
-tiny = dict(epochs=1, bs=64, layers=(20, 10), n_estimators=10, k=2, d_block=16)
+tiny = dict(epochs=1, bs=64, layers=(20, 10), n_estimators=10, k=2, d_block=16, members=3, nets=2)
 tabm = dict(epochs=1, bs=64, lr=.01, wd=.01, k=3, n_blocks=1, d_block=16, dropout=0., bins=0)
 single = [o for o in arms if not arms[o].parts]
 
@@ -225,6 +226,62 @@ def test_the_curve_is_the_error_after_each_epoch(fit, kwargs, y, error):
     assert np.isclose(res['curve'][-1], error(res['pred'], table.targets(table.test_idx)), rtol=1e-4)
 
 
+# --- Ensembles ---
+
+@pytest.fixture
+def arm_learner(built, table):
+    "A function that gives the untrained learner of an arm or a variant"
+    def learner(name, table=table, **given):
+        arm = arms[read_variant(name)[0]]
+        return built(arm.fit, table, **arm.fixed, **arm_params(name, **given))[0]
+    return learner
+
+
+@pytest.mark.parametrize('name, given, mask, weight_p', [
+    ('members-dense', {}, 'trainable', 0), ('members-masked', {}, 'trainable', .5),
+    ('members-masked', dict(mask='frozen', weight_p=.8), 'frozen', .8),
+    ('members-masked,mask=frozen,unit=feature', {}, 'frozen', .5)], ids=str)
+def test_an_arm_with_members_is_a_net_with_members(arm_learner, name, given, mask, weight_p):
+    learn = arm_learner(name, **given)
+    assert learn.model.members == 8 and isinstance(learn.loss_func, MemberLoss)
+    assert [o.shape[:2] for o in weights(learn).values()] == [(8, 200), (8, 100)]
+    dropped = [float((w == 0).float().mean()) for w in weights(learn).values()]
+    by_column = 'feature' in name
+    assert dropped == [pytest.approx(weight_p, abs=.1 if by_column else 1e-3), pytest.approx(weight_p, abs=1e-3)]
+    assert learn.model.weight_masks.mask == mask and (learn.model.weight_masks.unit == 'feature') == by_column
+    assert arm_learner(name, members=3).model.members == 3
+
+
+def test_members_of_a_classification_vote_by_probabilities(arm_learner):
+    assert arm_learner('members-dense', make_table('band')).model.average == 'softmax'
+    assert arm_learner('members-dense').model.average == 'mean'
+
+
+@pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
+def test_a_fit_of_members(either, mask):
+    fit = fit_net(either, 0, 'cpu', **{**quick, 'epochs': 2}, weight_p=.5, mask=mask, members=3)
+    pred = fit['pred']
+    assert pred.shape == (40, 3 if either.classes else 1) and np.isfinite(pred).all() and len(fit['curve']) == 2
+    if either.classes: assert np.allclose(pred.sum(1), 1, atol=1e-5)
+    assert fit['zeros'] == (.5 if mask == 'frozen' else 0) and ('regrowth' in fit) == (mask == 'trainable')
+
+
+def test_a_deep_ensemble_is_the_mean_of_nets_of_its_own_seeds(either):
+    ticks = []
+    fit = fit_deep_ensemble(either, 2, 'cpu', lambda: ticks.append(1), nets=3, weight_p=.5, **{**quick, 'epochs': 2})
+    preds = [fit_net(either, seed, 'cpu', weight_p=.5, **{**quick, 'epochs': 2})['pred'] for seed in (6, 7, 8)]
+    assert np.allclose(fit['pred'], np.mean(preds, axis=0), atol=1e-6) and fit['pred'].dtype == np.float32
+    assert not np.allclose(preds[0], preds[1]) and len(ticks) == 6 and fit['seconds'] > 0
+
+
+def test_the_members_arms_search_what_nets_search():
+    assert arms['members-dense'].space.keys() == arms['dense'].space.keys()
+    assert arms['members-masked'].space.keys() == arms['frozen'].space.keys() | {'mask'}
+    ensemble = arms['deep-ensemble']
+    assert ensemble.like == 'dense' and not ensemble.space
+    assert ensemble.params.keys() == arms['dense'].params.keys() | {'nets'}
+
+
 # --- TabM ---
 
 @pytest.fixture
@@ -329,7 +386,8 @@ def test_every_arm_runs(name, either):
     fit = fit_arm(name, either, **tiny)
     assert fit['pred'].shape == (40, 3 if either.classes else 1) and np.isfinite(fit['pred']).all()
     if either.classes: assert np.allclose(fit['pred'].sum(1), 1, atol=1e-5) and fit['pred'].min() >= 0
-    assert fit['seconds'] > 0 and ('curve' in fit) == ('epochs' in arms[name].params)
+    has_curve = 'epochs' in arms[name].params and name != 'deep-ensemble'
+    assert fit['seconds'] > 0 and ('curve' in fit) == has_curve
 
 
 @pytest.mark.parametrize('name', single)
@@ -385,6 +443,9 @@ def test_a_variants_own_settings_come_first_then_those_given_then_the_arms():
     ('trainable,mask=frozen', {}, "'trainable' has no setting 'mask'"),
     ('trainable,weight_p=1', {}, 'weight_p=1 is not the fraction'), ('frozen', dict(weight_p=-.1), 'weight_p=-0.1'),
     ('frozen', dict(weight_p='half'), "weight_p='half' is not"), ('scaled,scale_p=1.5', {}, '=1.5 is not the fraction'),
+    ('members-dense,members=0', {}, 'members=0: give at least 1'), ('members-dense', dict(members=.5), 'members=0.5: '),
+    ('deep-ensemble,nets=0', {}, 'nets=0: give at least 1'), ('deep-ensemble,members=2', {}, "no setting 'members'"),
+    ('members-masked,mask=froze', {}, "mask='froze' is unknown"), ('members-dense,mask=frozen', {}, "setting 'mask'"),
     ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
     ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: ')])
 def test_what_cannot_be(name, given, match):

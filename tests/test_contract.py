@@ -335,11 +335,6 @@ def test_bad_settings_in_every_door(dls, kwargs, match):
     assert all(k.all() for k in keeps(model))
 
 
-def test_what_comes_later_is_an_error(dls):
-    with pytest.raises(TypeError, match="members"): DropConnectTabularModel([], 2, 1, layers, members=8)
-    with pytest.raises(TypeError, match="members"): dropconnect_learner(dls, members=8)
-
-
 def test_a_learner_without_a_linear(dls):
     model = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(2))
     with pytest.raises(ValueError, match="no nn.Linear with a weight of its own"):
@@ -395,8 +390,9 @@ def test_learner_arguments_reach_the_model(dls):
 
 
 def test_signatures_are_fastais_plus_ours():
-    ours = {'weight_p', 'mask', 'unit', 'seed', 'rescale'}
-    for a, b in ((tabular_learner, dropconnect_learner), (tabular_config, dropconnect_config)):
+    masks = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members'}
+    for a, b, ours in ((tabular_learner, dropconnect_learner, masks),
+                       (tabular_config, dropconnect_config, masks | {'average'})):
         a, b = (inspect.signature(o).parameters for o in (a, b))
         assert set(b) - set(a) == ours and [n for n in b if n not in ours] == list(a)
         positional = [n for n, p in a.items() if p.kind != p.KEYWORD_ONLY]

@@ -23,7 +23,7 @@ from fastai.tabular.all import (Adam, Callback, CrossEntropyLossFlat, EarlyStopp
                                 tabular_learner)
 from torch.optim.swa_utils import AveragedModel
 
-from dropconnect_tab.all import DropConnectCallback, WeightMasks, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel, WeightMasks, dropconnect_learner
 from dropconnect_tab.layers import DropConnectLinear
 from dropconnect_tab.masks import find_linears, unwrap
 
@@ -34,15 +34,15 @@ settings, layers = dict(weight_p=.5, seed=7), [30, 20]
 
 class Column:
     "One way to use a mask: `learner` makes one, `one_fit` gives the callback to a single fit"
-    def __init__(self, mask, door):
-        self.mask, self.door = mask, door
+    def __init__(self, mask, door, **net):
+        self.mask, self.door, self.net = mask, door, net  # `net`: what else `dropconnect_learner` is given
         # Resampled masks have no seed of their own
         self.settings = dict(mask=mask, **{k: v for k, v in settings.items() if (mask, k) != ('resampled', 'seed')})
 
     def callback(self): return DropConnectCallback(**self.settings)
 
     def learner(self, dls, watch=True, **kwargs):
-        if self.door == 'model': learn = dropconnect_learner(dls, layers=layers, **self.settings, **kwargs)
+        if self.door == 'model': learn = dropconnect_learner(dls, layers=layers, **self.net, **self.settings, **kwargs)
         else: learn = tabular_learner(dls, layers=layers, cbs=[self.callback(), *L(kwargs.pop('cbs', None))], **kwargs)
         return learn.add_cb(Watch(self.mask, learn)) if watch else learn
 
@@ -60,6 +60,8 @@ columns = {
     'frozen, callback': Column('frozen', 'callback'),
     'resampled, model': Column('resampled', 'model'),
     'resampled, callback': Column('resampled', 'callback'),
+    'trainable, members': Column('trainable', 'model', members=3),
+    'frozen, members': Column('frozen', 'model', members=3),
 }
 
 
@@ -113,8 +115,10 @@ def check(learn):
     if watch.mask == 'resampled':
         kind = DropConnectLinear if hasattr(model, 'weight_masks') else torch.nn.Linear
         for l in hidden(model).values(): assert type(l) is kind and l.weight.ne(0).all()
-    plain = TabularModel([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
-                         list(find_linears(model).values())[-1].out_features, layers)
+    members = getattr(model, 'members', 1)
+    kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0)
+    plain = kind([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
+                 list(find_linears(model).values())[-1].out_features, layers)
     plain.load_state_dict(model.state_dict())
 
 
@@ -450,7 +454,7 @@ def a_new_learner_around_the_model(col, dls):
     watch = learn.watch
     learn.remove_cb(watch)
     again = DropConnectCallback() if hasattr(learn.model, 'weight_masks') else col.callback()
-    return fit(type(learn)(dls, learn.model, cbs=[again, watch]))
+    return fit(type(learn)(dls, learn.model, loss_func=learn.loss_func, cbs=[again, watch]))
 
 
 # --- the matrix -----------------------------------------------------------------------------------------------------

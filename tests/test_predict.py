@@ -93,7 +93,7 @@ def test_several_targets(tmp_path):
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(mask='frozen'), dict(mask='resampled', weight_p=0)])
 def test_a_net_with_one_answer_says_so(dls, kwargs):
-    with pytest.raises(ValueError, match="no layer with resampled masks.*mask='resampled'"):
+    with pytest.raises(ValueError, match="neither members nor layers with resampled masks.*members=8 or mask='resampled'"):
         dropconnect_learner(dls, **kwargs).get_preds_dist()
 
 

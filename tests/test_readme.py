@@ -14,7 +14,7 @@ def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', text, re.M | re.S
 def test_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets, learners, ns = blocks('python'), [], {}
-    assert len(snippets) == 6
+    assert len(snippets) == 9
     for s in snippets:
         exec(s, ns)
         if 'learn' in ns: learners.append(ns['learn'])
@@ -23,6 +23,8 @@ def test_examples(tmp_path, monkeypatch):
     assert sum(zeros[0]) < 10  # trainable
     assert zeros[1] == [round(.8*200*n_in), 10_000, 0]
     assert zeros[2] == [100*n_in, 0, 0]
+    assert [getattr(learn.model, 'members', 1) for learn in learners[:4]] == [1, 1, 1, 8]
+    assert ns['answer'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
 
 
 def test_the_two_commands_come_first():

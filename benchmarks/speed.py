@@ -1,0 +1,317 @@
+"""Where the time of an epoch goes, and how long an answer takes: side by side, in one run.
+
+Synthetic sales with the columns, cardinalities and number of rows of the Bulldozers file, in batches of 1,024, through
+a net with layers of 500 and 250 units. Everything is measured in interleaved repeats, and medians are reported:
+
+- the loaders alone, over an epoch of all rows;
+- an epoch of training on the first --epoch-rows of them: fastai's own learner and loader, ours with a `TabTensorDL`,
+  with each mask and with 8 members, and under each the step floor: forward, backward and optimizer of the same net on a batch that is in memory;
+- what a mask costs: the time that its own code takes in a step (timers around it; what it adds to the backward pass is
+  not in there, but in the ratio of whole epochs beside it), ours and others';
+- `learn.predict` and `get_preds` beside `learn.predictor()`;
+- peak memory of an epoch with each loader, each in a process of its own.
+
+    python benchmarks/speed.py --out benchmarks/speed.md
+"""
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+import torch
+from fastai.tabular.all import *
+from fastai.text.models.awdlstm import WeightDropout
+from fastprogress.fastprogress import progress_bar
+from torch.nn.utils import parametrize, prune
+
+from dropconnect_tab.all import DropConnectCallback, dropconnect_learner, fast_dls
+from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bulldozers import bulldozers_table, write_synthetic
+from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.layers import FrozenLinear
+
+warnings.filterwarnings('ignore')
+
+ROWS, BS, LAYERS = 412_698, 1024, [500, 250]
+
+
+def synchronize(device):
+    if torch.device(device).type == 'cuda': torch.cuda.synchronize()
+
+
+def interleaved(fs, repeats, label, warm=1):
+    "Median seconds of each function of `fs`, in turns"
+    seconds, bar = {k: [] for k in fs}, progress_bar(range(repeats+warm))
+    bar.comment = label
+    for i in bar:
+        for k, f in fs.items():
+            start = time.perf_counter()
+            found = f()
+            if i >= warm: seconds[k].append(found if isinstance(found, float) else time.perf_counter()-start)
+    return {k: median(v) for k, v in seconds.items()}
+
+
+class Clock(Callback):
+    "Seconds of the training part of an epoch"
+    order = -100
+    def before_train(self):
+        synchronize(self.dls.device)
+        self.start = time.perf_counter()
+    def after_train(self):
+        synchronize(self.dls.device)
+        self.seconds = time.perf_counter()-self.start
+
+
+def quiet(f, learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): return f(*args, **kwargs)
+
+
+def epoch(learn):
+    "A function that trains for one epoch, without validation, and returns its seconds"
+    learn.remove_cbs([ProgressCallback, Recorder])
+    learn.add_cb(Clock())
+    few = learn.dls.valid_ds.new(learn.dls.valid_ds.items.iloc[:BS])
+    learn.dls = type(learn.dls)(learn.dls.train, learn.dls.valid.new(few), device=learn.dls.device)
+
+    def run():
+        learn.fit(1, 1e-3)
+        return learn.clock.seconds
+    return run
+
+
+def floor(learn):
+    "A function that does an epoch's steps on one batch that is in memory, and returns their seconds"
+    learn.model.to(learn.dls.device)
+    *xb, y = learn.dls.train.one_batch()
+    opt, n = Adam(trainable_params(learn.model), lr=1e-3), len(learn.dls.train)
+    def run():
+        learn.model.train()
+        synchronize(learn.dls.device)
+        start = time.perf_counter()
+        for _ in range(n):
+            learn.loss_func(learn.model(*xb), y).backward()
+            opt.step()
+            opt.zero_grad()
+        synchronize(learn.dls.device)
+        return time.perf_counter()-start
+    return run
+
+
+# What a mask costs
+
+class Timer:
+    "Adds up the seconds of functions"
+    seconds = 0.
+    def of(self, f):
+        def timed(*args, **kwargs):
+            start = time.perf_counter()
+            try: return f(*args, **kwargs)
+            finally: self.seconds += time.perf_counter()-start
+        return timed
+
+
+def hidden(model): return [block for block in model.layers if isinstance(block, LinBnDrop)][:-1]
+
+
+class Halved(torch.nn.Module):
+    "A parametrization that multiplies by a mask"
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer('keep', (torch.rand_like(weight) > .5).to(weight))
+    def forward(self, w): return w*self.keep
+
+
+def stock(dls, y_range, wrap=noop, cbs=None):
+    "fastai's learner, its hidden layers changed by `wrap`"
+    learn = tabular_learner(dls, layers=LAYERS, y_range=y_range, cbs=cbs)
+    for block in hidden(learn.model): wrap(block)
+    return learn
+
+
+def pruned(block): prune.random_unstructured(block[0], 'weight', .5)
+def parametrized(block): parametrize.register_parametrization(block[0], 'weight', Halved(block[0].weight))
+def weight_dropped(block): block[0] = WeightDropout(block[0], .5, 'weight')
+
+
+def fasterai_callback():
+    from fasterai.core.criteria import large_final
+    from fasterai.core.schedule import Schedule, sched_oneshot
+    from fasterai.sparse.sparsify_callback import SparsifyCallback
+    return SparsifyCallback({'layers.0.0': .5, 'layers.1.0': .5}, 'weight', 'local', large_final,
+                            Schedule(sched_oneshot, start_pct=0.), layer_type=nn.Linear)
+
+
+@contextmanager
+def timed(timer, cls, names):
+    "Methods of `cls` are timed while it lasts"
+    with ExitStack() as stack:
+        for n in names: stack.enter_context(mock.patch.object(cls, n, timer.of(getattr(cls, n))))
+        yield
+
+
+@contextmanager
+def ours_timed(timer):
+    "The callback's events, and what a frozen layer does beside its linear map"
+    def forward(self, x):
+        start = time.perf_counter()
+        w = self.weight * self.kept
+        timer.seconds += time.perf_counter()-start
+        return torch.nn.functional.linear(x, w, self.bias)
+    with timed(timer, DropConnectCallback, ['before_batch', 'after_backward', 'after_step']):
+        with mock.patch.object(FrozenLinear, 'forward', forward): yield
+
+
+def masks(dls, y_range):
+    "Name → learner, and what times the mask's own code"
+    def ours(**kwargs): return dropconnect_learner(dls, layers=LAYERS, y_range=y_range, **kwargs)
+    res = {
+        'none': (ours(weight_p=0), None),
+        'ours, trainable': (ours(), ours_timed),
+        'ours, frozen': (ours(mask='frozen'), ours_timed),
+        'ours, resampled': (ours(mask='resampled'), None),
+        'torch prune': (stock(dls, y_range, pruned), partial(timed, cls=prune.BasePruningMethod, names=['__call__'])),
+        'torch parametrize': (stock(dls, y_range, parametrized),
+                              partial(timed, cls=parametrize.ParametrizationList, names=['forward'])),
+        'fastai WeightDropout': (stock(dls, y_range, weight_dropped),
+                                 partial(timed, cls=WeightDropout, names=['_setweights'])),
+    }
+    try: from fasterai.sparse.sparsify_callback import SparsifyCallback
+    except (ImportError, RuntimeError) as e: print(f"fasterai is left out: {e}")  # it needs a torchvision that works
+    else:
+        events = [o for o in ('before_batch', 'after_backward', 'after_step') if hasattr(SparsifyCallback, o)]
+        res['fasterai'] = (stock(dls, y_range, cbs=[fasterai_callback()]),
+                           partial(timed, cls=SparsifyCallback, names=events))
+    return res
+
+
+def mask_costs(dls, y_range, repeats):
+    "Rows of the table: whole epoch over one without a mask, and the mask's own share of it"
+    learns, own = masks(dls, y_range), {}
+    runs = {k: epoch(learn) for k, (learn, _) in learns.items()}
+    seconds = interleaved(runs, repeats, 'epochs with masks')
+    for k, (_, timing) in learns.items():
+        if timing is None: continue
+        shares = []
+        for _ in range(repeats):
+            timer = Timer()
+            with timing(timer): whole = runs[k]()
+            shares.append(timer.seconds/whole)
+        own[k] = median(shares)
+    def row(k, v): return [k, f'{v:.2f}', f"{v/seconds['none']:.2f}", f'{own[k]:.4f}' if k in own else '']
+    return [row(k, v) for k, v in seconds.items()]
+
+
+# Answers
+
+def latency(learn, df, repeats):
+    "Rows of the table: rows, ours and fastai's seconds, ratio"
+    answer, rows = learn.predictor(), []
+    def preds(n): return lambda: quiet(learn.get_preds, learn, dl=learn.dls.test_dl(df.iloc[:n]))
+    cases = {1: (dict(df.iloc[0]), 'learn.predict', lambda: quiet(learn.predict, learn, df.iloc[0])),
+             **{n: (df.iloc[:n], 'get_preds', preds(n)) for n in (100, 10_000)}}
+    for n, (given, name, theirs) in cases.items():
+        secs = interleaved({'ours': lambda: answer(given), 'theirs': theirs}, 4*repeats, f'{n} rows')
+        rows.append([f'{n:,}', name, f"{1000*secs['theirs']:.1f}", f"{1000*secs['ours']:.2f}",
+                     f"1/{secs['theirs']/secs['ours']:.1f}"])
+    return rows
+
+
+def table_of(rows):
+    with tempfile.TemporaryDirectory() as tmp:
+        path = write_synthetic(Path(tmp)/'TrainAndValid.zip', rows, start='1989-01-17', end='2012-04-30')
+        return bulldozers_table(path, 'book', 'book')
+
+
+def peak(kind, rows, device):
+    "Peak memory in MB that an epoch with a loader adds to what is there before"
+    import resource
+    table = table_of(rows)
+    dls = table_dls(table, BS, device, kind)
+    learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)), weight_p=0)
+    run = epoch(learn)
+    if torch.device(device).type == 'cuda':
+        run()
+        return torch.cuda.max_memory_allocated()/2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/2**(20 if sys.platform == 'darwin' else 10)
+
+
+def first_rows(dls, n):
+    "Loaders of the first `n` training rows, with the vocabularies of all"
+    return type(dls)(dls.train.new(dls.train_ds.new(dls.train_ds.items.iloc[:n])), dls.valid, device=dls.device)
+
+
+def markdown(head, rows): return ['| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)] + ['']
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--rows', type=int, default=ROWS)
+    p.add_argument('--epoch-rows', type=int, default=50_000, help="rows of an epoch of training")
+    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    p.add_argument('--peak', help=argparse.SUPPRESS)
+    p.add_argument('--out', help="file for the tables, else they are printed only")
+    args = p.parse_args()
+    if args.peak: return print(json.dumps(peak(args.peak, args.rows, args.device)))
+    table = table_of(args.rows)
+    y_range = y_limits(table.targets(table.train_idx))
+    theirs = table_dls(table, BS, args.device)
+    ours = fast_dls(theirs)
+
+    def drain(dl):
+        for _ in dl: pass
+        synchronize(args.device)
+    loaders = interleaved({'fastai': partial(drain, theirs.train), 'TabTensorDL': partial(drain, ours.train)},
+                          args.repeats, 'loaders')
+
+    theirs, ours = (first_rows(o, args.epoch_rows) for o in (theirs, ours))
+
+    def learner(**kwargs): return dropconnect_learner(ours, layers=LAYERS, y_range=y_range, **kwargs)
+    stocks, net, k = 'fastai: tabular_learner', 'one net', '8 members'
+    learns = {stocks: stock(theirs, y_range), 'ours, dense': learner(weight_p=0), 'ours, trainable': learner(),
+              'ours, frozen': learner(mask='frozen'), 'ours, resampled': learner(mask='resampled'),
+              'ours, 8 members': learner(members=8)}
+    floors = {net: floor(learner(weight_p=0)), k: floor(learner(members=8))}
+    secs = interleaved({**{o: epoch(v) for o, v in learns.items()}, **floors}, args.repeats, 'epochs')
+
+    def row(o):
+        of = secs[k if k in o else net]
+        return [o, f'{secs[o]:.2f}', f'{secs[o]/secs[stocks]:.2f}', f'{secs[o]/of:.2f}']
+    epochs = [row(o) for o in learns]
+    costs = mask_costs(ours, y_range, args.repeats)
+    df = table.df.drop(columns=table.y_name).iloc[table.test_idx].reset_index(drop=True)
+    answers = latency(learns['ours, trainable'], df, args.repeats)
+
+    def apart(kind):
+        command = [sys.executable, __file__, '--peak', kind, '--rows', str(args.rows), '--device', args.device]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    peaks = {k: apart(k) for k in ('fastai', 'tensors')}
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
+    text = '\n'.join([
+        '# Speed', '', f'{len(table.train_idx):,} training rows, {len(table.cat_names)} categorical and '
+        f"{len(table.cont_names)} continuous columns, epochs of {len(ours.train_ds):,} rows, batches of {BS:,}, layers "
+        f"{LAYERS}; {name}, "
+        f'{torch.get_num_threads()} threads, torch {torch.__version__}. Medians of {args.repeats} interleaved runs.',
+        '',
+        '## An epoch of the loader alone', '', *markdown(['loader', 'seconds', 'ratio'], [
+            [k, f'{v:.2f}', f"{v/loaders['fastai']:.3f}"] for k, v in loaders.items()]),
+        '## An epoch of training', '', *markdown(['net', 'seconds', 'over fastai', 'over its step floor'], epochs),
+        f"The step floor is {secs[net]:.2f} s for one net, {secs[k]:.2f} s for 8 members.", '',
+        '## What a mask costs', '', *markdown(['mask', 'seconds of an epoch', 'over none', 'own code, share'], costs),
+        '## Answers', '', *markdown(['rows', 'fastai', 'ms', '`learn.predictor()`, ms', 'ratio'], answers),
+        '## Memory', '', 'What an epoch adds to the peak of the process, in MB (on a GPU: peak of its memory).', '',
+        *markdown(['loader', 'MB'], [[k, f'{v:.0f}'] for k, v in peaks.items()])])
+    print(text)
+    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+if __name__ == '__main__': main()
