@@ -2,7 +2,7 @@
 
 All are fitted for one epoch on the training rows of California, in batches of 256, through the functions that the
 experiments use (loader, optimizer and validation included). Times are medians of interleaved repeats in one process,
-given as ratios too; memory is what building the nets and training steps add to the peak of a process of its own.
+given as ratios too; memory is what the nets and training steps add to the peak of a process of its own.
 
     python benchmarks/ensembles.py FOLDER --out benchmarks/ensembles.md
 
@@ -10,6 +10,7 @@ FOLDER has california/california_housing.csv.gz.
 """
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -66,31 +67,36 @@ def times(table, fits, repeats, bar):
 
 
 def step_memory(members, nets, mask):
-    "MB that `nets` nets of `members` members and a step of each add to the peak of this process"
-    import resource
+    "MB that `nets` nets of `members` members and steps of them add to this process: after a step, and at its peak"
+    status = Path('/proc/self/status')
+    if not status.exists(): sys.exit("memory of a CPU step is measured on Linux only")
 
-    def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**(20 if sys.platform == 'darwin' else 10)
+    def mb(key): return int(next(o for o in status.read_text().splitlines() if o.startswith(key)).split()[1])/2**10
     warm = torch.nn.Linear(8, 8)
     warm(torch.randn(256, 8)).sum().backward()
     cat, cont, y = torch.zeros(256, 1, dtype=torch.long), torch.randn(256, 250), torch.randn(256, 1)
-    start, loss = peak(), torch.nn.MSELoss()
+    loss = torch.nn.MSELoss()
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
+    start = mb('VmRSS')
     masks = dict(weight_p=.5, mask=mask) if mask else dict(weight_p=0)
     models = [DropConnectTabularModel([(6, 4)], 250, 1, [1000, 500], members=members, **masks) for _ in range(nets)]
     opts = [torch.optim.Adam(o.parameters()) for o in models]
-    for _ in range(3):
-        for model, opt in zip(models, opts):
-            (MemberLoss(loss) if members > 1 else loss)(model(cat, cont), y).backward()
-            opt.step()
-            opt.zero_grad()
-    return peak()-start
+    if members > 1: loss = MemberLoss(loss)
+    for i in range(3):
+        sum(loss(model(cat, cont), y) for model in models).backward()
+        for opt in opts: opt.step()
+        if i < 2:
+            for opt in opts: opt.zero_grad()
+    return mb('VmRSS')-start, mb('VmHWM')-start
 
 
 def measured_apart(*args):
     "`step_memory` in a process of its own"
+    env = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}  # give back what is freed
     out = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--memory', json.dumps(args)],
-                         capture_output=True, text=True)
+                         capture_output=True, text=True, env=env)
     if out.returncode: sys.exit(out.stderr)
-    return float(out.stdout.split()[-1])
+    return json.loads(out.stdout.splitlines()[-1])
 
 
 def main():
@@ -100,7 +106,7 @@ def main():
     p.add_argument('--out', help="file for the tables, else they are printed only")
     p.add_argument('--memory', type=json.loads, help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.memory: return print(step_memory(*args.memory))
+    if args.memory: return print(json.dumps(step_memory(*args.memory)))
     if args.folder is None: p.error("give the folder with california/california_housing.csv.gz")
     table, lines = load_table('california', args.folder), []
     n = sum(len(o) for o in pairs.values())*(args.repeats+1)
@@ -116,12 +122,16 @@ def main():
         base = next(iter(found.values()))
         lines += [f'## Beside {title}', '', '| fit | seconds | ratio |', '|---|---|---|',
                   *(f'| {k} | {v:.2f} | {v/base:.2f} |' for k, v in found.items()), '']
-    nets = {'8 nets': (1, 8, ''), '8 members, dense': (8, 1, ''), '8 members, trainable masks': (8, 1, 'trainable'),
-            '8 members, frozen masks': (8, 1, 'frozen')}
-    memory = {k: median(measured_apart(*v) for _ in range(3)) for k, v in nets.items()}
-    lines += ['## Memory', '', 'Nets with 254 inputs and layers of 1,000 and 500 units, three steps with Adam.', '',
-              '| nets | MB | ratio |', '|---|---|---|',
-              *(f"| {k} | {v:.0f} | {v/memory['8 nets']:.2f} |" for k, v in memory.items()), '']
+    lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 units, on the same batches of 256, with '
+              'Adam; MB after a step', '(weights, gradients, state of the optimizer), and at the peak of a step.', '',
+              '| masks | 8 nets | 8 members | ratio | peak, 8 nets | peak, 8 members | ratio |',
+              '|---|---|---|---|---|---|---|']
+    for mask in ('', 'trainable', 'frozen', 'resampled'):
+        def both(*kind): return map(median, zip(*(measured_apart(*kind, mask) for _ in range(3))))
+        (a, top_a), (b, top_b) = both(1, 8), both(8, 1)
+        lines.append(f"| {mask or 'none'} | {a:.0f} | {b:.0f} | {b/a:.2f} | {top_a:.0f} | {top_b:.0f} | "
+                     f"{top_b/top_a:.2f} |")
+    lines.append('')
     head = (f"One epoch of {len(table.train_idx):,} rows, batches of 256; medians of {args.repeats} interleaved "
             f"repeats; {torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.")
     text = '\n'.join(['# Members in one pass', '', head, '', *lines])

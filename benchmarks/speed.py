@@ -231,7 +231,6 @@ def table_of(rows):
 
 def peak(kind, rows, device):
     "Peak memory in MB that an epoch with a loader adds to what is there before"
-    import resource
     table = table_of(rows)
     dls = table_dls(table, BS, device, kind)
     learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)), weight_p=0)
@@ -239,9 +238,14 @@ def peak(kind, rows, device):
     if torch.device(device).type == 'cuda':
         run()
         return torch.cuda.max_memory_allocated()/2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path('/proc/self/status')
+    if not status.exists(): sys.exit("memory on a CPU is measured on Linux only")
+
+    def mb(key): return int(next(o for o in status.read_text().splitlines() if o.startswith(key)).split()[1])/2**10
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
+    before = mb('VmRSS')
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/2**(20 if sys.platform == 'darwin' else 10)
+    return mb('VmHWM')-before
 
 
 def first_rows(dls, n):

@@ -249,7 +249,7 @@ class WeightMasks:
     def __repr__(self):
         return f"WeightMasks({self.mask}, weight_p={self.weight_p}, unit={self.unit!r}, seed={self.seed})"
 
-# %% ../nbs/00_masks.ipynb #0307b0c5
+# %% ../nbs/00_masks.ipynb #026ea661
 @patch
 @torch.no_grad()
 def apply(self:WeightMasks):
@@ -259,6 +259,7 @@ def apply(self:WeightMasks):
         # The zeros are the mask, so a weight that is kept must not be exactly 0
         l.weight.masked_fill_(l.weight==0, torch.finfo(l.weight.dtype).tiny)
     self.restore_zeros()
+    self._kept.clear()  # a trainable mask is done
     return self
 
 @patch
