@@ -12,27 +12,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from fastai.tabular.all import MSELossFlat, set_seed
 from fastprogress.fastprogress import progress_bar
 
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.bulldozers import bulldozers_table
-from dropconnect_tab.contenders import Table, table_dls, y_limits
+from dropconnect_tab.contenders import table_dls, y_limits
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.predict import calibrate_spread, coverage
+from dropconnect_tab.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
-
-
-def california(folder):
-    df = pd.read_csv(folder/'california'/'california_housing.csv.gz')
-    df['median_house_value'] = df.median_house_value/100_000
-    train = np.random.default_rng(0).random(len(df)) < .8
-    conts = [o for o in df if o not in ('median_house_value', 'ocean_proximity')]
-    return Table('california', 'random', 'all', df, 'median_house_value', ['ocean_proximity'], conts,
-                 np.flatnonzero(train), np.flatnonzero(~train))
 
 
 def answer(table, seed, weight_p, n):
@@ -56,7 +47,7 @@ def main():
     p.add_argument('--n', type=int, default=32, help="answers to each row")
     p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
-    tables = [california(args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
+    tables = [load_table('california', args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
     lines = ['| table | weight_p | RMSE | raw coverage | calibrated coverage | factor |', '|---|---|---|---|---|---|']
     for table, weight_p in progress_bar([(t, q) for t in tables for q in args.weight_p]):
         rows = []

@@ -30,7 +30,7 @@ def fits_on(
     "Does a table take at most a quarter of the memory that is free on `device`?"
     return device.type != 'cuda' or n_bytes <= torch.cuda.mem_get_info(device)[0]//4
 
-# %% ../nbs/04_data.ipynb #d579cb55
+# %% ../nbs/04_data.ipynb #bfb659c5
 class _ReadTensors(ReadTabBatch):
     "`ReadTabBatch` for batches that are tensors already"
     def __init__(self, to): self.to = to
@@ -94,20 +94,23 @@ class TabTensorDL(TabDataLoader):
 
     def shuffle_fn(self, idxs):
         "A permutation"
-        return np.random.default_rng(self.rng.getrandbits(64)).permutation(idxs).tolist()
+        return np.random.default_rng(self.rng.getrandbits(64)).permutation(idxs)
 
     def get_idxs(self):
         "Rows in the order in which they are read"
-        if self.wgts is None or not self.shuffle: return super().get_idxs()
+        idxs = np.arange(self.n)
+        if not self.shuffle: return idxs
+        if self.wgts is None: return self.shuffle_fn(idxs)
         p = self.wgts[:self.n]
-        return np.random.default_rng(self.rng.getrandbits(64)).choice(self.n, self.n, p=p/p.sum()).tolist()
+        return np.random.default_rng(self.rng.getrandbits(64)).choice(self.n, self.n, p=p/p.sum())
 
     def create_batches(self, samps):
         "A gather for each batch"
         if self.n == 0: return
         cats,*rest = self.table
-        if isinstance(samps, list): chunks = torch.tensor(samps, dtype=torch.long, device=cats.device).split(self.bs)
-        else: chunks = (torch.tensor(o, device=cats.device) for o in self.chunkify(samps))
+        where = dict(dtype=torch.long, device=cats.device)
+        if isinstance(samps, (list,np.ndarray)): chunks = torch.as_tensor(samps, **where).split(self.bs)
+        else: chunks = (torch.as_tensor(o, **where) for o in self.chunkify(samps))
         for idx in chunks:
             if len(idx) < self.bs and self.drop_last: return
             yield cats.index_select(0, idx).long(),*(o.index_select(0, idx) for o in rest)

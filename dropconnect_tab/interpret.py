@@ -13,9 +13,9 @@ from fastcore.basics import patch
 from .masks import find_linears, report_zeros, unwrap
 from .predict import coverage
 
-# %% ../nbs/07_interpret.ipynb #ec2ccd6f
+# %% ../nbs/07_interpret.ipynb #0829478c
 @patch
-def sparsity(self:Learner) -> pd.DataFrame: # layer, shape (units, inputs), weight_p, zeros, zero fraction
+def sparsity(self:Learner) -> pd.DataFrame: # layer, shape ([members,] units, inputs), weight_p, zeros, zero fraction
     "What was dropped from each `nn.Linear` at the start, and how many weights are exactly 0 now"
     masks = getattr(unwrap(self.model), 'weight_masks', None)
     return pd.DataFrame(report_zeros(find_linears(self.model), masks.weight_p if masks else {}))

@@ -318,11 +318,11 @@ def read(self:WeightMasks):
     self._keeps,self.seed = {n:k.cpu() for n,k in found.items()},None
     return self
 
-# %% ../nbs/00_masks.ipynb #da0ba1fb
+# %% ../nbs/00_masks.ipynb #5c3f9111
 def report_zeros(
     linears:dict, # Name → `nn.Linear`
     weight_p:dict, # Name → `weight_p` of the masked ones
-) -> list: # One dict for each layer: layer, shape (units, inputs), weight_p, zeros, zero fraction
+) -> list: # One dict for each layer: layer, shape ([members,] units, inputs), weight_p, zeros, zero fraction
     "How many weights of each layer are exactly 0, and how many were dropped"
     def row(n, w): return {'layer':n, 'shape':tuple(w.shape), 'weight_p':weight_p.get(n, 0.),
                            'zeros':(z:=int((w==0).sum())), 'zero fraction':z/w.numel()}

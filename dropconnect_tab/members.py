@@ -117,12 +117,13 @@ def wait_for_loss(
     "`answers` of members in training"
     return answers.as_subclass(MemberAnswers)
 
-# %% ../nbs/01a_members.ipynb #77c12f76
+# %% ../nbs/01a_members.ipynb #7ee51bc0
 class AverageMembers(Callback):
     "One answer to each row for metrics of training batches, after the loss has seen those of all members"
     order = -10
     def after_loss(self):
-        if self.training and self.learn.pred.ndim == 3 and self.recorder.train_metrics:
+        wanted = getattr(getattr(self, 'recorder', None), 'train_metrics', False)
+        if wanted and self.training and self.learn.pred.ndim == 3:
             self.learn.pred = average_members(_plain(self.pred.detach()), unwrap(self.model).average)
 
 # %% ../nbs/01a_members.ipynb #1b647048

@@ -151,7 +151,7 @@ def coverage(
     low,high = intervals(mean, std, level, factor)
     return float(((low<=targs) & (targs<=high)).float().mean())
 
-# %% ../nbs/06_predict.ipynb #8fcd6f0d
+# %% ../nbs/06_predict.ipynb #b08265ff
 _KNOWN_PROCS = Categorify,FillMissing,Normalize,Categorize,EncodedMultiCategorize,RegressionSetup
 
 def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
@@ -248,7 +248,7 @@ class Predictor:
 
     def __call__(self,
         rows, # A dict or Series of one row, or a DataFrame; columns that the net does not know are left alone
-        bs:int=8192, # Rows that the net sees at once
+        bs:int=1024, # Rows that the net sees at once
     ) -> np.ndarray: # (outputs,) for one row, else (rows, outputs): what `get_preds` gives, float32
         "Numbers, or probabilities"
         if not isinstance(rows, (dict,pd.Series,pd.DataFrame)):
