@@ -259,7 +259,7 @@ def markdown(head, rows): return ['| '+' | '.join(o)+' |' for o in (head, ['---'
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--rows', type=int, default=ROWS)
-    p.add_argument('--epoch-rows', type=int, default=50_000, help="rows of an epoch of training")
+    p.add_argument('--epoch-rows', type=int, default=25_000, help="rows of an epoch of training")
     p.add_argument('--repeats', type=int, default=5)
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--peak', help=argparse.SUPPRESS)
