@@ -31,3 +31,6 @@ for columns in book own; do
     on --split 2012-slice --columns $columns --seeds 5 --out "$out/columns-$columns" --set "${same[@]}" wd=0.1 \
         --arms dense trainable,weight_p=0.9 rf xgb
 done
+
+# fastai's loader, which draws rows with replacement, and ours: on April
+on --split 2012 --columns own --seeds 5 --out "$out/loader" --set "${same[@]}" wd=0.1 --arms dense dense,loader=tensors
