@@ -12,12 +12,12 @@ import platform
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from fastai.text.models.awdlstm import WeightDropout
+from memory import added_mb
 from torch import nn
 
 from dropconnect_tab.arena import write_whole
@@ -67,13 +67,7 @@ def peak_mb(name, device):
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated()-before)/2**20
-    status = Path('/proc/self/status')
-    if not status.exists(): sys.exit("memory of a CPU step is measured on Linux only")
-    def kb(key): return int(next(l for l in status.read_text().splitlines() if l.startswith(key)).split()[1])
-    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
-    before = kb('VmRSS')
-    step()
-    return (kb('VmHWM')-before)/2**10
+    return added_mb(step)[1]
 
 
 def memory(name, device):

@@ -21,6 +21,7 @@ from statistics import median
 
 import torch
 from fastprogress.fastprogress import progress_bar
+from memory import added_mb
 
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.contenders import fit_deep_ensemble, fit_net, fit_tabm
@@ -68,26 +69,23 @@ def times(table, fits, repeats, bar):
 
 def step_memory(members, nets, mask):
     "MB that `nets` nets of `members` members and steps of them add to this process: after a step, and at its peak"
-    status = Path('/proc/self/status')
-    if not status.exists(): sys.exit("memory of a CPU step is measured on Linux only")
-
-    def mb(key): return int(next(o for o in status.read_text().splitlines() if o.startswith(key)).split()[1])/2**10
     warm = torch.nn.Linear(8, 8)
     warm(torch.randn(256, 8)).sum().backward()
     cat, cont, y = torch.zeros(256, 1, dtype=torch.long), torch.randn(256, 250), torch.randn(256, 1)
     loss = torch.nn.MSELoss()
-    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
-    start = mb('VmRSS')
-    masks = dict(weight_p=.5, mask=mask) if mask else dict(weight_p=0)
-    models = [DropConnectTabularModel([(6, 4)], 250, 1, [1000, 500], members=members, **masks) for _ in range(nets)]
-    opts = [torch.optim.Adam(o.parameters()) for o in models]
     if members > 1: loss = MemberLoss(loss)
-    for i in range(3):
-        sum(loss(model(cat, cont), y) for model in models).backward()
-        for opt in opts: opt.step()
-        if i < 2:
+    masks = dict(weight_p=.5, mask=mask) if mask else dict(weight_p=0)
+
+    def steps():
+        models = [DropConnectTabularModel([(6, 4)], 250, 1, [1000, 500], members=members, **masks)
+                  for _ in range(nets)]
+        opts = [torch.optim.Adam(o.parameters()) for o in models]
+        for _ in range(3):
             for opt in opts: opt.zero_grad()
-    return mb('VmRSS')-start, mb('VmHWM')-start
+            sum(loss(model(cat, cont), y) for model in models).backward()
+            for opt in opts: opt.step()
+        return models, opts
+    return added_mb(steps)
 
 
 def measured_apart(*args):

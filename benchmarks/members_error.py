@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from dropconnect_tab.arena import run_arms, write_whole
-from dropconnect_tab.report import measure_of, paired_interval, read_results, report, summarise
+from dropconnect_tab.report import compare, measure_of, read_results, report, summarise
 from dropconnect_tab.tables import load_table, tables
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -30,10 +30,10 @@ def members_table(folders):
     for folder in folders:
         results = [r for r in read_results(folder) if r['arm'] in ARMS]
         measure, mean = measure_of(results[0]), summarise(results)[measure_of(results[0])]
-        runs = {arm: [r for r in results if r['arm'] == arm] for arm in ARMS}
 
         def cell(other):
-            diff, low, high = paired_interval(runs[masked], runs[other])
+            pair = [r for r in results if r['arm'] in (masked, other)]
+            diff, low, high = compare(pair, (other,))[masked, other]
             text = f'{100*diff/mean[other]:+.1f}%'
             return (f"{mean[other]:.4f}: {f'**{text}**' if low > 0 or high < 0 else text} "
                     f"[{100*low/mean[other]:+.1f}, {100*high/mean[other]:+.1f}]")

@@ -5,7 +5,8 @@ a net with layers of 500 and 250 units. Everything is measured in interleaved re
 
 - the loaders alone, over an epoch of all rows;
 - an epoch of training on the first --epoch-rows of them: fastai's own learner and loader, ours with a `TabTensorDL`,
-  with each mask and with 8 members, and under each the step floor: forward, backward and optimizer of the same net on a batch that is in memory;
+  with each mask and with 8 members, over the step floor: forward, backward and optimizer of the same net on a batch
+  that is in memory;
 - what a mask costs: the time that its own code takes in a step (timers around it; what it adds to the backward pass is
   not in there, but in the ratio of whole epochs beside it), ours and others';
 - `learn.predict` and `get_preds` beside `learn.predictor()`;
@@ -29,9 +30,11 @@ import torch
 from fastai.tabular.all import *
 from fastai.text.models.awdlstm import WeightDropout
 from fastprogress.fastprogress import progress_bar
+from lifecycle import Masked, fasterai_callback
+from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
-from dropconnect_tab.all import DropConnectCallback, dropconnect_learner, fast_dls
+from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.bulldozers import bulldozers_table, write_synthetic
 from dropconnect_tab.contenders import table_dls, y_limits
@@ -120,14 +123,6 @@ class Timer:
 def hidden(model): return [block for block in model.layers if isinstance(block, LinBnDrop)][:-1]
 
 
-class Halved(torch.nn.Module):
-    "A parametrization that multiplies by a mask"
-    def __init__(self, weight):
-        super().__init__()
-        self.register_buffer('keep', (torch.rand_like(weight) > .5).to(weight))
-    def forward(self, w): return w*self.keep
-
-
 def stock(dls, y_range, wrap=noop, cbs=None):
     "fastai's learner, its hidden layers changed by `wrap`"
     learn = tabular_learner(dls, layers=LAYERS, y_range=y_range, cbs=cbs)
@@ -136,16 +131,14 @@ def stock(dls, y_range, wrap=noop, cbs=None):
 
 
 def pruned(block): prune.random_unstructured(block[0], 'weight', .5)
-def parametrized(block): parametrize.register_parametrization(block[0], 'weight', Halved(block[0].weight))
+
+
+def parametrized(block):
+    keep = draw_mask(block[0].weight.shape, .5).float()  # a product of numbers is many times faster than with bools
+    parametrize.register_parametrization(block[0], 'weight', Masked(keep))
+
+
 def weight_dropped(block): block[0] = WeightDropout(block[0], .5, 'weight')
-
-
-def fasterai_callback():
-    from fasterai.core.criteria import large_final
-    from fasterai.core.schedule import Schedule, sched_oneshot
-    from fasterai.sparse.sparsify_callback import SparsifyCallback
-    return SparsifyCallback({'layers.0.0': .5, 'layers.1.0': .5}, 'weight', 'local', large_final,
-                            Schedule(sched_oneshot, start_pct=0.), layer_type=nn.Linear)
 
 
 @contextmanager
@@ -238,14 +231,7 @@ def peak(kind, rows, device):
     if torch.device(device).type == 'cuda':
         run()
         return torch.cuda.max_memory_allocated()/2**20
-    status = Path('/proc/self/status')
-    if not status.exists(): sys.exit("memory on a CPU is measured on Linux only")
-
-    def mb(key): return int(next(o for o in status.read_text().splitlines() if o.startswith(key)).split()[1])/2**10
-    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
-    before = mb('VmRSS')
-    run()
-    return mb('VmHWM')-before
+    return added_mb(run)[1]
 
 
 def first_rows(dls, n):
@@ -302,8 +288,8 @@ def main():
     name = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
     text = '\n'.join([
         '# Speed', '', f'{len(table.train_idx):,} training rows, {len(table.cat_names)} categorical and '
-        f"{len(table.cont_names)} continuous columns, epochs of {len(ours.train_ds):,} rows, batches of {BS:,}, layers "
-        f"{LAYERS}; {name}, "
+        f"{len(table.cont_names)} continuous columns, epochs of {len(ours.train_ds):,} rows, batches of {BS:,}, "
+        f"layers {LAYERS}; {name}, "
         f'{torch.get_num_threads()} threads, torch {torch.__version__}. Medians of {args.repeats} interleaved runs.',
         '',
         '## An epoch of the loader alone', '', *markdown(['loader', 'seconds', 'ratio'], [

@@ -199,7 +199,7 @@ def _drop(n, weight, weight_p, generator):
     mask = torch.empty((*n,*weight.shape), dtype=weight.dtype, device=weight.device)
     return weight * mask.bernoulli_(kept, generator=generator).div_(kept)
 
-# %% ../nbs/01_layers.ipynb #42c77599
+# %% ../nbs/01_layers.ipynb #de2d6f10
 class DropConnectLinear(nn.Linear):
     "`nn.Linear` that drops other weights at every training forward (Wan et al. 2013); its checkpoint is `nn.Linear`'s"
     def __init__(self,
@@ -244,14 +244,14 @@ class DropConnectLinear(nn.Linear):
 
     @staticmethod
     def _check(weight, weight_p, per, inference, n_samples):
-        check_weight_p(weight_p, n_members(weight))
+        weight_p = check_weight_p(weight_p, n_members(weight))
         check_choice('per', per, ('batch','example'))
         check_choice('inference', inference, ('mean','gaussian','mc'))
         if n_samples < 1: raise ValueError(f"n_samples={n_samples!r}: give at least 1")
+        return weight_p
 
     def _setup(self, weight_p, per, inference, n_samples, act):
-        self._check(self.weight, weight_p, per, inference, n_samples)
-        weight_p = check_weight_p(weight_p, n_members(self.weight))
+        weight_p = self._check(self.weight, weight_p, per, inference, n_samples)
         self.weight_p,self.per,self.inference,self.n_samples,self.act = weight_p,per,inference,n_samples,act
 
     def _answer(self, x):
