@@ -30,7 +30,7 @@ def fits_on(
     "Does a table take at most a quarter of the memory that is free on `device`?"
     return device.type != 'cuda' or n_bytes <= torch.cuda.mem_get_info(device)[0]//4
 
-# %% ../nbs/04_data.ipynb #bfb659c5
+# %% ../nbs/04_data.ipynb #8015f516
 class _ReadTensors(ReadTabBatch):
     "`ReadTabBatch` for batches that are tensors already"
     def __init__(self, to): self.to = to
@@ -86,7 +86,9 @@ class TabTensorDL(TabDataLoader):
         to,items,*places = self._store.get('of', (None,None))
         if to is not self.dataset or items is not to.items or places != [self.device,self.table_device]:
             cats,*rest = ReadTabBatch(self.dataset).encodes(self.dataset)
-            table,home = (smallest_int(cats),*rest),torch.device(self.table_device or self.device or 'cpu')
+            # rows next to each other: pandas keeps columns together, and a gather of rows would jump for each of them
+            table = tuple(o.contiguous() for o in (smallest_int(cats),*rest))
+            home = torch.device(self.table_device or self.device or 'cpu')
             fits = self.table_device is not None or fits_on(sum(o.nbytes for o in table), home)
             self._store['of'] = self.dataset,self.dataset.items,self.device,self.table_device
             self._store['table'] = to_device(table, home if fits else 'cpu')
