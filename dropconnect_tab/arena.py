@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['row_losses', 'errors', 'write_whole', 'table_folder', 'run_path', 'load_run', 'load_preds', 'run_arm',
-           'check_experiment', 'with_parts', 'run_arms', 'search_settings']
+           'check_experiment', 'with_parts', 'run_arms', 'search_settings', 'check_device', 'check_settings',
+           'run_and_report', 'run_parser', 'run_from_shell', 'run_table', 'main']
 
-# %% ../nbs/09_arena.ipynb #1a9fb85d
-import json, os, platform
+# %% ../nbs/09_arena.ipynb #154ce1d3
+import argparse, json, os, platform, warnings
 from importlib.metadata import version
 from pathlib import Path
 
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
 
-from .contenders import Table, arm_params, arms, draw_settings, read_variant
+from .contenders import Table, arm_params, arms, draw_settings, read_value, read_variant
+from .tables import load_table, read_table, tables
 
 # %% ../nbs/09_arena.ipynb #a09a8862
 def row_losses(
@@ -204,7 +206,7 @@ def run_arms(
     return _run_seeds(table, names, seeds, {**own, **{k:v[0] for k,v in best.items()}},
                       {k:dict(search=v[1]) for k,v in best.items()}, out, device)
 
-# %% ../nbs/09_arena.ipynb #f9e81032
+# %% ../nbs/09_arena.ipynb #32f3826b
 def search_settings(
     table:Table, # Table whose training rows are searched on
     names:list, # Arms and variants; blends have nothing to search
@@ -216,7 +218,7 @@ def search_settings(
     "Try `n` settings for each arm on a slice of the training rows; the test rows are not touched"
     part = table.slice('search')
     like = {o:arms[read_variant(o)[0]].like for o in names}
-    names = [o for o in dict.fromkeys(like[o] or o for o in names) if not arms[read_variant(o)[0]].parts]
+    names = [o for o in dict.fromkeys(like[o] or o for o in names) if arms[read_variant(o)[0]].space]
     settings = {o:draw_settings(o, n, **given) for o in names}
     runs = [(name,i,settings[name][i],{}) for i in range(n) for name in names]
     results = _run_all(part, runs, out, device, 'searching {name}, setting {seed}', preds=False)
@@ -225,7 +227,123 @@ def search_settings(
     best = {o:int(np.argmin(v)) for o,v in found.items()}
     res = {o:(settings[o][i], dict(tried=n, chosen=i, error=found[o][i])) for o,i in best.items()}
     for o,of in like.items():
-        if not of: continue
+        if not of: continue  # searched itself, or there is nothing to search
         found = {k:v for k,v in res[of][0].items() if k not in read_variant(o)[1]}
         res[o] = {**arm_params(o, **given), **found},res[of][1]
     return res
+
+# %% ../nbs/09_arena.ipynb #b7ee9297
+def check_device(
+    device:str, # 'auto', or what `torch.device` takes
+) -> str|None: # None: fastai's choice
+    "`device`; a `ValueError` unless there is such a one here"
+    if device == 'auto': return None
+    try: torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        why = str(e).splitlines()[0]
+        raise ValueError(f"device={device!r} is not to be had here ({why}): use 'cpu' or 'auto'") from e
+    return device
+
+def check_settings(
+    names:list, # Arms and variants
+    given:dict, # Settings for all arms that have them
+):
+    "A `ValueError` that names a setting which none of the arms `names` has"
+    known = {k for o in with_parts(names) for k in arms[read_variant(o)[0]].settings}
+    for k in given:
+        if k not in known: raise ValueError(f"no arm of {', '.join(names)} has a setting {k!r}: "
+                                            f"choose some of {', '.join(sorted(known))}")
+
+def run_and_report(
+    table:Table, # Table to fit
+    names:list, # As for `run_arms`
+    seeds:int, # As for `run_arms`
+    out, # As for `run_arms`
+    device=None, # As for `run_arms`
+    search:int=0, # As for `run_arms`
+    title:str='', # What the errors are, printed above them; '': the measure
+    **given # As for `run_arms`
+) -> list: # One dict for each run
+    "`run_arms`, with the report printed and written"
+    from dropconnect_tab.report import report
+    print(f"{table.name}, split {table.split}: {len(table.train_idx):,} rows to train on, {len(table.test_idx):,} to test on")
+    results = run_arms(table, names, seeds, out, device, search, **given)
+    folder = table_folder(out, table.name, table.split)
+    title = title or ('log loss' if table.classes else 'RMSE')
+    print(f"\n{title}:\n\n{report(folder)}\n\nwritten to {folder}: "
+          "tables, plots, and for each run a .json and its predictions")
+    return results
+
+def _setting(text):
+    "'name=value' of the command line"
+    name,eq,value = text.partition('=')
+    if not (name.isidentifier() and eq and value):
+        raise argparse.ArgumentTypeError(f"{text!r}: write name=value, such as wd=0.1")
+    return name,read_value(value)
+
+def run_parser(
+    prog:str, # Name of the command
+    description:str, # What it does
+    names:list, # Arms that run unless told otherwise
+) -> argparse.ArgumentParser:
+    "A parser with the options of every command that runs arms"
+    p = argparse.ArgumentParser(prog, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=
+        f"{description} Arms: {', '.join(arms)}; variants such as trainable,weight_p=0.8")
+    p.add_argument('--arms', nargs='+', default=names, metavar='ARM', help="what to compare; 'all' for all arms")
+    p.add_argument('--seeds', type=int, default=3, help="number of seeds for each arm")
+    p.add_argument('--search', type=int, default=0, metavar='N', help="try N settings for each arm on a slice of the "
+                   "training rows, and take the best")
+    p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each arm's own")
+    p.add_argument('--weight-p', type=float, default=None, help="fraction of weights that masked arms drop; else 0.5")
+    p.add_argument('--set', nargs='+', type=_setting, default=[], action='extend', metavar='NAME=VALUE',
+                   help="settings for all arms that have them, such as wd=0.1 layers=(200,100)")
+    p.add_argument('--out', default='runs', help="folder for results; runs that are there are not repeated")
+    p.add_argument('--device', default='auto', help="cpu, cuda, ...; auto takes a GPU where there is one")
+    return p
+
+def run_from_shell(
+    p:argparse.ArgumentParser, # From `run_parser`
+    run, # Function of its options, with the arms as `names`, and the settings for all of them
+    args:list=None, # Arguments; None: those of the command line
+):
+    "Read the arguments and run; what is wrong with them is said in one line"
+    kwargs = vars(p.parse_args(args))
+    given = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
+    names = [a for o in kwargs.pop('arms') for a in (arms if o=='all' else [o])]
+    warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+    try:
+        check_experiment(names, kwargs['seeds'], kwargs['search'], **given)
+        check_settings(names, given)  # here too: none may be called like an argument
+        run(names=names, **kwargs, **given)
+    except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
+    except KeyboardInterrupt:
+        p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
+
+def run_table(
+    table:str, # Name of one of `tables`, or a TOML file as `read_table` takes it
+    folder=None, # Folder of the table's file, where it is one of `tables` that has one
+    names:list=('default','fastai','rf'), # Arms and variants to run
+    seeds:int=3, # Number of seeds for each arm
+    out='runs', # Folder for results
+    device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
+    search:int=0, # Number of settings to try for each arm on a slice of the training rows; 0: its own settings
+    **given # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
+) -> list: # One dict for each run
+    "Run arms on a table; print the results, and write them with plots and a file for each run"
+    device = check_device(device)
+    check_experiment(names, seeds, search, **given)
+    check_settings(names, given)
+    if not (str(table) in tables or str(table).endswith('.toml')):
+        raise ValueError(f"table={str(table)!r}: give a .toml file that describes a CSV, or one of {', '.join(tables)}")
+    data = load_table(table, folder) if str(table) in tables else read_table(table)
+    return run_and_report(data, names, seeds, out, device, search, **given)
+
+def main(args=None):
+    "Command line of `run_table`"
+    p = run_parser('dropconnect-arena', "Tabular nets and trees on a table of your own.", ['default','fastai','rf'])
+    p.add_argument('--table', required=True, help=f"a .toml file that describes a CSV, or one of {', '.join(tables)}")
+    p.add_argument('--folder', default=None, help="folder of the table's file, where it is not of scikit-learn's")
+    run_from_shell(p, run_table, args)
+
+# %% ../nbs/09_arena.ipynb #c68b75ab
+if __name__ == '__main__': main()

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'FEATURES', 'synthetic_sales', 'write_synthetic', 'load_bulldozers', 'split_bulldozers',
-           'book_features', 'class_range', 'own_features', 'check_split', 'bulldozers_table', 'check_device',
-           'run_bulldozers', 'main']
+           'book_features', 'class_range', 'own_features', 'check_split', 'bulldozers_table', 'run_bulldozers', 'main']
 
-# %% ../nbs/10_bulldozers.ipynb #72337486
-import argparse, csv, hashlib, warnings, zlib
+# %% ../nbs/10_bulldozers.ipynb #158ba4bd
+import csv, hashlib, warnings, zlib
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -18,10 +17,10 @@ import numpy as np, pandas as pd, torch
 from fastai.tabular.core import add_datepart
 from fastcore.meta import delegates
 
-from .arena import check_experiment, run_arms, table_folder, with_parts, write_whole
-from .contenders import Table, arms, read_value, read_variant
+from .arena import (check_device, check_experiment, check_settings, run_and_report, run_from_shell,
+                                   run_parser, write_whole)
+from .contenders import Table
 from .masks import check_choice
-from .report import report
 
 # %% ../nbs/10_bulldozers.ipynb #c3604d67
 COLUMNS = """
@@ -534,25 +533,7 @@ def bulldozers_table(
     table = Table(dataset, name, columns, feats, 'SalePrice', cats, conts, train, test, feats.saledate, march)
     return table.slice() if split.endswith('-slice') else table
 
-# %% ../nbs/10_bulldozers.ipynb #ce3ddaa1
-def check_device(
-    device:str, # 'auto', or what `torch.device` takes
-) -> str|None: # None: fastai's choice
-    "`device`; a `ValueError` unless there is such a one here"
-    if device == 'auto': return None
-    try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        why = str(e).splitlines()[0]
-        raise ValueError(f"device={device!r} is not to be had here ({why}): use 'cpu' or 'auto'") from e
-    return device
-
-def _check_settings(names, given):
-    "A `ValueError` that names a setting which none of the arms `names` has"
-    known = {k for o in with_parts(names) for k in arms[read_variant(o)[0]].settings}
-    for k in given:
-        if k not in known: raise ValueError(f"no arm of {', '.join(names)} has a setting {k!r}: "
-                                            f"choose some of {', '.join(sorted(known))}")
-
+# %% ../nbs/10_bulldozers.ipynb #0cde79ab
 def run_bulldozers(
     path=None, # Kaggle's `TrainAndValid.zip` or `.csv`, or a folder with its files; None: synthetic sales
     split:str='auto', # As for `bulldozers_table`
@@ -569,58 +550,24 @@ def run_bulldozers(
     check_choice('columns', columns, list(FEATURES))
     check_split(split)
     check_experiment(names, seeds, search, **given)
-    _check_settings(names, given)
+    check_settings(names, given)
     if path is None:
         print("No --path was given: these are synthetic sales, and what follows says nothing about real machines.")
         path = write_synthetic(Path(out)/'synthetic'/'TrainAndValid.zip')
     table = bulldozers_table(path, split, columns)
     if len(table.train_idx) > 100_000: given = {'bs':1024, **given}
-    print(f"split {table.split}: {len(table.train_idx):,} sales to train on, {len(table.test_idx):,} to test on")
-    results = run_arms(table, names, seeds, out, device, search, **given)
-    folder = table_folder(out, table.name, table.split)
-    print(f"\nRMSE of log price:\n\n{report(folder)}\n\nwritten to {folder}: "
-          "tables, plots, and for each run a .json and its predictions")
-    return results
+    return run_and_report(table, names, seeds, out, device, search, "RMSE of log price", **given)
 
-# %% ../nbs/10_bulldozers.ipynb #c2588993
-def _setting(text):
-    "'name=value' of the command line"
-    name,eq,value = text.partition('=')
-    if not (name.isidentifier() and eq and value):
-        raise argparse.ArgumentTypeError(f"{text!r}: write name=value, such as wd=0.1")
-    return name,read_value(value)
-
+# %% ../nbs/10_bulldozers.ipynb #66f2b85b
 def main(args=None):
     "Command line of `run_bulldozers`"
-    p = argparse.ArgumentParser('dropconnect-bulldozers', formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Dense and masked tabular nets, and what they are compared with, on the Blue Book for Bulldozers "
-                    f"table, or on synthetic sales. Arms: {', '.join(arms)}; variants such as trainable,weight_p=0.8")
+    p = run_parser('dropconnect-bulldozers', "Dense and masked tabular nets, and what they are compared with, on the "
+                   "Blue Book for Bulldozers table, or on synthetic sales.", ['dense','trainable','frozen'])
     p.add_argument('--path', help="Kaggle's TrainAndValid.zip or .csv, or their folder; else synthetic sales")
     p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto: book if it has sales of 2011, else "
                    "2012; with -slice behind it: only the training rows, the latest of them held out")
     p.add_argument('--columns', default='book', help="book: those of the fast.ai book; own: more of the table")
-    p.add_argument('--arms', nargs='+', default=['dense','trainable','frozen'], metavar='ARM', help="what to compare; "
-                   "'all' for all arms")
-    p.add_argument('--seeds', type=int, default=3, help="number of seeds for each arm")
-    p.add_argument('--search', type=int, default=0, metavar='N', help="try N settings for each arm on a slice of the "
-                   "training rows, and take the best")
-    p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each arm's own")
-    p.add_argument('--weight-p', type=float, default=None, help="fraction of weights that masked arms drop; else 0.5")
-    p.add_argument('--set', nargs='+', type=_setting, default=[], action='extend', metavar='NAME=VALUE',
-                   help="settings for all arms that have them, such as wd=0.1 layers=(200,100)")
-    p.add_argument('--out', default='runs', help="folder for results; runs that are there are not repeated")
-    p.add_argument('--device', default='auto', help="cpu, cuda, ...; auto takes a GPU where there is one")
-    kwargs = vars(p.parse_args(args))
-    given = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
-    names = [a for o in kwargs.pop('arms') for a in (arms if o=='all' else [o])]
-    warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
-    try:
-        check_experiment(names, kwargs['seeds'], kwargs['search'], **given)
-        _check_settings(names, given)  # here too: none may be called like an argument
-        run_bulldozers(names=names, **kwargs, **given)
-    except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
-    except KeyboardInterrupt:
-        p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
+    run_from_shell(p, run_bulldozers, args)
 
 # %% ../nbs/10_bulldozers.ipynb #6f307daf
 if __name__ == '__main__': main()

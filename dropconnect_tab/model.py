@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['masks_of_models', 'check_mask', 'DropConnectTabularModel']
 
-# %% ../nbs/02_model.ipynb #caa4ed6a
+# %% ../nbs/02_model.ipynb #1d688b2f
 import copy
 from collections.abc import MutableSequence
 from numbers import Integral
 
+import torch
 from fastai.tabular.model import TabularModel
 from torch import nn
 
 from .layers import MemberLayers, freeze_masks, resample_masks
 from .masks import WeightMasks, check_choice, each_member
 from .members import average_members, averages, wait_for_loss
+from .numeric import ContEmbedding, TargetScale
 
 # %% ../nbs/02_model.ipynb #dea629fa
 masks_of_models = ('trainable','frozen','resampled')
@@ -35,7 +37,7 @@ def check_mask(
                                    "from the global generator (see set_seed) and always rescales: leave it out")
     return mask
 
-# %% ../nbs/02_model.ipynb #69000313
+# %% ../nbs/02_model.ipynb #f5a563d8
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
     members,average,apart = 1,'mean',False
@@ -60,13 +62,23 @@ class DropConnectTabularModel(TabularModel):
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of nets over the same embeddings, each with its own weights and masks, that vote
         average:str='mean', # Vote: 'mean' of answers; 'softmax', 'sigmoid': log, logit of the mean probability
+        cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
+        cont_emb_sz:int=16, # Width of the piecewise-linear embedding of a continuous column
+        y_scale=None, # Answer with `mean + std*x`: (mean, std), or a `TargetScale`; None: with x
     ):
         check_mask(mask, unit, seed, rescale)
         check_choice('average', average, averages)
         if isinstance(members, bool) or not isinstance(members, Integral) or members < 1:
             raise ValueError(f"members={members!r}: give a number of nets, 1 or more")
-        super().__init__(emb_szs, n_cont, out_sz, layers, ps, embed_p, y_range,
+        if y_scale is not None: y_scale = self._check_scale(y_scale, out_sz, y_range)
+        if cont_edges is not None and len(cont_edges) != n_cont:
+            raise ValueError(f"cont_edges has the bins of {len(cont_edges)} columns, but n_cont={n_cont}")
+        embed = ContEmbedding(cont_edges, cont_emb_sz) if cont_edges else None
+        width = 1 if embed is None else 1+cont_emb_sz
+        super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
+        self.n_cont,self.cont_embed,self.y_scale = n_cont,embed,y_scale
+        if embed is not None and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
         self.members,self.average = members,average
         self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale)
@@ -74,8 +86,32 @@ class DropConnectTabularModel(TabularModel):
         else: self.weight_masks.apply()
         if mask == 'frozen': freeze_masks(self.weight_masks)
 
+    @staticmethod
+    def _check_scale(y_scale, out_sz, y_range):
+        if y_range is not None: raise ValueError(
+            f"y_scale and y_range={y_range!r} both say where the answers lie: give one of them")
+        if not isinstance(y_scale, TargetScale): y_scale = TargetScale(*y_scale)
+        if len(y_scale.mean) not in (1,out_sz): raise ValueError(
+            f"y_scale has {len(y_scale.mean)} means, but the net has {out_sz} outputs: give one, or one for each")
+        return y_scale
+
+    @property
+    def column_groups(self) -> list:
+        "How many of the first layer's inputs each column of the table has"
+        width = 1 if self.cont_embed is None else 1+self.cont_embed.emb_sz
+        return [e.embedding_dim for e in self.embeds] + [width]*self.n_cont
+
+    def _columns(self, x_cat, x_cont):
+        "What enters the first layer, where continuous columns are embedded"
+        x = [torch.cat([e(x_cat[:,i]) for i,e in enumerate(self.embeds)], 1)] if self.n_emb else []
+        number = x_cont if self.bn_cont is None else self.bn_cont(x_cont)
+        cont = torch.cat([number[...,None], self.cont_embed(x_cont)], -1)
+        return torch.cat([*map(self.emb_drop, x), cont.flatten(1)], 1)
+
     def forward(self, x_cat, x_cont=None):
-        res = super().forward(x_cat, x_cont)
+        if self.cont_embed is None: res = super().forward(x_cat, x_cont)
+        else: res = self.layers(self._columns(x_cat, x_cont))
+        if self.y_scale is not None: res = self.y_scale(res)
         if self.members == 1 or self.apart: return res
         return wait_for_loss(res) if self.training else average_members(res, self.average)
 
