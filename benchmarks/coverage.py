@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.bulldozers import bulldozers_table
 from dropconnect_tab.contenders import table_dls, y_limits
-from dropconnect_tab.learner import dropconnect_learner
+from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.predict import calibrate_spread, coverage
 from dropconnect_tab.tables import load_table
 
@@ -32,7 +32,8 @@ def answer(table, seed, weight_p, n):
     set_seed(seed, reproducible=True)
     dls = table_dls(part, 256)
     learn = dropconnect_learner(dls, layers=[500, 250], n_out=1, y_range=y_limits(part.targets(part.train_idx)),
-                                loss_func=MSELossFlat(), mask='resampled', weight_p=weight_p)
+                                loss_func=MSELossFlat(), mask='resampled', weight_p=weight_p,
+                                **only_masks)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(10, .01, wd=.1)
         test = dls.test_dl(table.df.iloc[table.test_idx].reset_index(drop=True), with_labels=True)

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 import dropconnect_tab
-from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, only_masks
 from dropconnect_tab.arena import write_whole
 
 notes = ["ok: no exception, and the exact zeros of the hidden layers are those they should be: 50% of each layer "
@@ -92,7 +92,7 @@ class Tool:
 
 def add_our_model(learn):
     "A frozen net in place of the dense one, with its weights and optimizer if it was trained"
-    new = dropconnect_learner(learn.dls, layers=sizes, mask='frozen')
+    new = dropconnect_learner(learn.dls, layers=sizes, mask='frozen', **only_masks)
     if learn.opt is None: return new
     learn.save('dense')
     return new.load('dense')

@@ -34,7 +34,7 @@ from lifecycle import Masked, fasterai_callback
 from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
-from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls
+from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls, only_masks
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.bulldozers import bulldozers_table, write_synthetic
 from dropconnect_tab.contenders import table_dls, y_limits
@@ -163,7 +163,7 @@ def ours_timed(timer):
 
 def masks(dls, y_range):
     "Name → learner, and what times the mask's own code"
-    def ours(**kwargs): return dropconnect_learner(dls, layers=LAYERS, y_range=y_range, **kwargs)
+    def ours(**kwargs): return dropconnect_learner(dls, layers=LAYERS, y_range=y_range, **only_masks, **kwargs)
     res = {
         'none': (ours(weight_p=0), None),
         'ours, trainable': (ours(), ours_timed),
@@ -226,7 +226,8 @@ def peak(kind, rows, device):
     "Peak memory in MB that an epoch with a loader adds to what is there before"
     table = table_of(rows)
     dls = table_dls(table, BS, device, kind)
-    learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)), weight_p=0)
+    learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)),
+                                weight_p=0, **only_masks)
     run = epoch(learn)
     if torch.device(device).type == 'cuda':
         run()
@@ -265,7 +266,8 @@ def main():
 
     theirs, ours = (first_rows(o, args.epoch_rows) for o in (theirs, ours))
 
-    def learner(**kwargs): return dropconnect_learner(ours, layers=LAYERS, y_range=y_range, **kwargs)
+    def learner(**kwargs):
+        return dropconnect_learner(ours, layers=LAYERS, y_range=y_range, **{**only_masks, **kwargs})
     stocks, net, k = 'fastai: tabular_learner', 'one net', '8 members'
     learns = {stocks: stock(theirs, y_range), 'ours, dense': learner(weight_p=0), 'ours, trainable': learner(),
               'ours, frozen': learner(mask='frozen'), 'ours, resampled': learner(mask='resampled'),

@@ -56,14 +56,15 @@ class ContEmbedding(nn.Module):
 
     def extra_repr(self): return f"columns={len(self.low)}, emb_sz={self.emb_sz}"
 
-# %% ../nbs/01b_numeric.ipynb #eea05cf9
+# %% ../nbs/01b_numeric.ipynb #a974561d
 def table_edges(
     to, # `TabularPandas`, such as `dls.train_ds`
-    n_bins:int=48, # As for `bin_edges`; 0: no embeddings
+    n_bins:int=None, # As for `bin_edges`; None: 48, fewer where a bin would have less than 50 rows; 0: no embeddings
 ) -> list|None: # None where there is nothing to embed
     "Edges of the bins of the training rows' continuous columns, as they enter the net"
     if isinstance(n_bins, Integral) and not isinstance(n_bins, bool) and n_bins == 0: return None
     if not isinstance(to, TabularPandas) or not len(to.cont_names): return None
+    if n_bins is None: n_bins = max(2, min(48, len(to)//50))
     return bin_edges(torch.tensor(to.conts.to_numpy(np.float32)), n_bins)
 
 # %% ../nbs/01b_numeric.ipynb #1bab31fa

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCES', 'PLOTS', 'read_results', 'measure_of', 'paired_interval', 'summarise', 'compare', 'format_summary',
-           'format_settings', 'plot_arms', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'main']
+           'format_settings', 'plot_arms', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'main', 'across',
+           'format_across', 'against']
 
 # %% ../nbs/09a_report.ipynb #1b58914d
 import argparse, json
@@ -266,6 +267,50 @@ def main(args=None):
     for o in p.parse_args(args).folders:
         try: print(f"{o}\n\n{report(o)}\n")
         except ValueError as e: p.exit(2, f"{p.prog}: {e}\n")
+
+# %% ../nbs/09a_report.ipynb #9a549f70
+def across(
+    folders:list, # Folders of tables, as for `report`
+    arms:list, # Arms to rank, which ran on all of them
+) -> pd.DataFrame: # Rows: arms, the best first. Columns: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
+    "The arms' errors on all tables, and their mean rank"
+    found = {}
+    for folder in map(Path, folders):
+        summary = summarise(read_results(folder))
+        if lacks := [o for o in arms if o not in summary.index]:
+            raise ValueError(f"{folder} has no runs of {lacks[0]!r}: run it, or leave it out")
+        measure = first(o for o in summary if o in _LABELS)
+        found[folder.name] = summary.loc[list(arms), [measure,'sd']].set_axis(['mean','sd'], axis=1)
+    res = pd.concat(found, axis=1)
+    res['','mean rank'] = res.xs('mean', axis=1, level=1).rank().mean(axis=1)
+    return res.sort_values(('','mean rank'))
+
+def format_across(
+    found:pd.DataFrame, # From `across`
+) -> str: # Markdown
+    "Errors of the arms on all tables, mean ± standard deviation over seeds, and their mean rank"
+    tables = list(dict.fromkeys(t for t,_ in found if t))
+    def cell(r, t): return f"{r[t,'mean']:.4f}" + ('' if np.isnan(r[t,'sd']) else f" ± {r[t,'sd']:.4f}")
+    rows = [[a, *(cell(r, t) for t in tables), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
+    return _markdown(['arm', *tables, 'mean rank'], rows)
+
+def against(
+    folders:list, # Folders of tables, as for `report`
+    arm:str, # Arm that is compared with others
+    references:list, # What it is compared with
+) -> str: # Markdown
+    "On each table, by how many percent the error of `arm` differs from others', with its 95% interval"
+    def row(folder):
+        results = [r for r in read_results(folder) if r['arm'] in (arm,*references)]
+        measure,summary = measure_of(results[0]),summarise(results)
+        compared = compare(results, tuple(references))
+        def cell(other):
+            if (arm,other) not in compared: return ''
+            diff,low,high = (100*o/summary[measure][other] for o in compared[arm,other])
+            text = f'{diff:+.1f}%'
+            return f"{f'**{text}**' if low>0 or high<0 else text} [{low:+.1f}, {high:+.1f}]"
+        return [Path(folder).name, f'{_LABELS[measure]} {summary[measure][arm]:.4f}', *map(cell, references)]
+    return _markdown(['table', arm, *(f'against {o}' for o in references)], [row(o) for o in folders])
 
 # %% ../nbs/09a_report.ipynb #8b017912
 if __name__ == '__main__': main()

@@ -1,0 +1,61 @@
+"""`dropconnect_learner` with its defaults beside fastai's net, TabM, forests and boosted trees, each with its own defaults.
+
+Nothing is chosen here: nets are trained for the same epochs, in batches of the same size, and every arm has one setting
+for all tables. What the defaults are made of is then taken away, one thing at a time. Results go to
+OUT/<table>-<split>/, the tables over all of them to `ranks.md`, `default.md` and `ablation.md` in OUT.
+
+    python benchmarks/defaults.py FOLDER --out results/defaults
+
+FOLDER has california/, bike/, adult/ and bulldozers-2012/. Runs that are there are not repeated.
+"""
+import argparse
+import warnings
+from pathlib import Path
+
+from dropconnect_tab.arena import run_arms, table_folder, with_parts, write_whole
+from dropconnect_tab.bulldozers import bulldozers_table
+from dropconnect_tab.report import across, against, format_across, report
+from dropconnect_tab.tables import load_table
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+# Epochs and batches, the same for all nets
+TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
+              diabetes=(30, 64), digits=(20, 64), breast_cancer=(30, 32), wine=(30, 32))
+ARMS = ['default', 'fastai', 'tabm', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
+ABLATED = ['california', 'bike', 'adult', 'bulldozers']
+ABLATIONS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0',
+             'default,y_scale=False', 'default,ps=0', 'default,embed_p=0', 'default,wd=0.01', 'default,lr=0.001',
+             'default,layers=(200,100)', "default,mask=frozen", 'default,loader=fastai']
+
+
+def load(name, folder):
+    return bulldozers_table(folder/'bulldozers-2012', '2012', 'own') if name == 'bulldozers' else load_table(name, folder)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--tables', nargs='+', default=list(TABLES))
+    p.add_argument('--seeds', type=int, default=5)
+    p.add_argument('--ablations', nargs='*', default=ABLATIONS)
+    p.add_argument('--no-report', action='store_true', help="run only: another process writes the tables")
+    p.add_argument('--out', type=Path, required=True)
+    args = p.parse_args()
+    folders = {}
+    for name in args.tables:
+        table, (epochs, bs) = load(name, args.folder), TABLES[name]
+        names = with_parts([*ARMS, 'blend', *(args.ablations if name in ABLATED else [])])
+        run_arms(table, names, args.seeds, args.out, epochs=epochs, bs=bs)
+        folders[name] = table_folder(args.out, table.name, table.split)
+        report(folders[name])
+    if args.no_report: return
+    every, ablated = list(folders.values()), [folders[o] for o in folders if o in ABLATED]
+    texts = dict(ranks=format_across(across(every, ARMS)), default=against(every, 'default', ['fastai', 'blend', 'tabm', 'catboost']))
+    if ablated: texts['ablation'] = format_across(across(ablated, ['default', *args.ablations]))
+    for name, text in texts.items():
+        print(text, '\n')
+        write_whole(args.out/f'{name}.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+
+
+if __name__ == '__main__': main()

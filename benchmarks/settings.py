@@ -1,0 +1,127 @@
+"""Which settings of `dropconnect_learner` pay, and which do not? Tried on slices of training rows; no test row is used.
+
+Each variant changes one thing of the defaults. Results go to OUT/<table>.json, one line for each fit, and the table of
+mean errors to OUT/settings.md. What is there is not repeated.
+
+    python benchmarks/settings.py FOLDER --out results/settings
+
+FOLDER has california/, bike/, adult/ and bulldozers-2012/.
+"""
+import argparse
+import json
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from fastai.tabular.all import *
+from fastprogress.fastprogress import progress_bar
+from rtdl_num_embeddings import PeriodicEmbeddings
+from sklearn.preprocessing import QuantileTransformer
+
+from dropconnect_tab.all import dropconnect_learner
+from dropconnect_tab.arena import errors, write_whole
+from dropconnect_tab.bulldozers import bulldozers_table
+from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.tables import load_table
+
+warnings.filterwarnings('ignore')
+
+# Epochs and batches of each table, the same for all variants
+TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
+              diabetes=(30, 64), digits=(20, 64), breast_cancer=(30, 32), wine=(30, 32))
+VARIANTS = {
+    'default': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8), 'weight_p=0.95': dict(weight_p=.95),
+    'weight_p=[0.8, 0.5]': dict(weight_p={'layers.0.0': .8, 'layers.1.0': .5}),
+    'frozen': dict(mask='frozen'), "unit='feature'": dict(unit='feature'),
+    'resampled, 0.1': dict(mask='resampled', weight_p=.1),
+    'members=1': dict(members=1), 'members=16': dict(members=16),
+    'n_bins=0': dict(n_bins=0), 'n_bins=16': dict(n_bins=16), 'periodic': dict(periodic=True),
+    'quantile transform': dict(quantile=True), 'quantile transform, n_bins=0': dict(quantile=True, n_bins=0),
+    'y_range': dict(y_range=True), 'layers=[200, 100]': dict(layers=[200, 100]),
+    'layers=[800, 400]': dict(layers=[800, 400]), 'layers=[400, 200, 100]': dict(layers=[400, 200, 100]),
+    'ps=0': dict(ps=0), 'ps=0.3': dict(ps=.3), 'embed_p=0': dict(embed_p=0), 'embed_p=0.2': dict(embed_p=.2),
+    'embeddings of half the width': dict(half=True),
+    'lr=0.003': dict(lr=.003), 'lr=0.03': dict(lr=.03), 'wd=0.01': dict(wd=.01), 'wd=0.3': dict(wd=.3),
+    'flat rate, then cosine': dict(flat=True), 'l1=1e-5': dict(l1=1e-5), "fastai's loader": dict(loader='fastai'),
+}
+
+
+class L1(Callback):
+    "Adds `l1` times the sum of the absolute values of the masked weights to the loss"
+    def __init__(self, l1): self.l1 = l1
+    def after_loss(self):
+        weights = [o.weight for o in self.model.weight_masks.linears.values()]
+        if self.training: self.learn.loss_grad = self.loss_grad + self.l1*sum(o.abs().sum() for o in weights)
+
+
+def quantiles(table):
+    "`table` with its continuous columns made normal, by quantiles of the training rows"
+    conts = list(table.cont_names)
+    values, train = table.df[conts].astype(float), table.df[conts].iloc[table.train_idx].astype(float)
+    fit = QuantileTransformer(output_distribution='normal', n_quantiles=min(1000, len(train))).fit(train)
+    return replace(table, df=table.df.assign(**dict(zip(conts, fit.transform(values).T))))
+
+
+def fit(table, seed, epochs, bs, *, quantile=False, periodic=False, half=False, flat=False, l1=0, loader='tensors',
+        y_range=False, **kwargs):
+    "Error and seconds of one fit"
+    set_seed(seed, reproducible=True)
+    if quantile and table.cont_names: table = quantiles(table)
+    dls = table_dls(table, bs, 'cpu', loader)
+    if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
+    if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
+    if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
+    learn = dropconnect_learner(dls, cbs=[L1(l1)] if l1 else None, **kwargs)
+    if periodic and learn.model.cont_embed is not None:
+        emb = learn.model.cont_embed
+        emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)
+    learn.remove_cb(ProgressCallback)
+    start = time.perf_counter()
+    with learn.no_logging(): (learn.fit_flat_cos if flat else learn.fit_one_cycle)(epochs)
+    seconds = time.perf_counter()-start
+    measure = 'logloss' if table.classes else 'rmse'
+    pred = learn.get_preds()[0].numpy()
+    return dict(error=errors(pred, table.targets(table.test_idx), measure)[measure], seconds=round(seconds, 1))
+
+
+def settings_table(out):
+    "Mean error of each variant on each table, over that of the defaults, as Markdown"
+    runs = pd.DataFrame([json.loads(o) for p in sorted(out.glob('*.json')) for o in p.read_text().splitlines()])
+    mean = runs.pivot_table(index='variant', columns='table', values='error')
+    mean = mean.reindex(index=[o for o in VARIANTS if o in mean.index], columns=[o for o in TABLES if o in mean])
+    seeds = runs.groupby(['variant', 'table']).size().min()
+    ratio = 100*(mean/mean.loc['default']-1)
+    rows = [['default', *(f'{v:.4f}' for v in mean.loc['default']), '']]
+    rows += [[k, *(f'{v:+.1f}%' if v == v else '' for v in r), f'{r.mean():+.1f}%'] for k, r in ratio.iloc[1:].iterrows()]
+    head = ['variant', *(f'{o}' for o in mean), 'mean']
+    return (f'Errors on slices of training rows; below the defaults\' own, by how much those of a variant differ. Means of '
+            f'at least {seeds} seeds.\n\n' + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--tables', nargs='+', default=list(TABLES))
+    p.add_argument('--variants', nargs='+', default=list(VARIANTS))
+    p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('--out', type=Path, required=True)
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    bulldozers = lambda: bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')
+    tables = {o: (bulldozers() if o == 'bulldozers' else load_table(o, args.folder)).slice() for o in args.tables}
+    for seed in range(args.seeds):
+        for variant in progress_bar(args.variants):
+            for name, table in tables.items():
+                file = args.out/f'{name}.json'
+                there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
+                if any((r['variant'], r['seed']) == (variant, seed) for r in there): continue
+                res = dict(table=name, variant=variant, seed=seed, **fit(table, seed, *TABLES[name], **VARIANTS[variant]))
+                text = ''.join(json.dumps(o)+'\n' for o in (*there, res))
+                write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+    text = settings_table(args.out)
+    print(text)
+    write_whole(args.out/'settings.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+
+
+if __name__ == '__main__': main()
