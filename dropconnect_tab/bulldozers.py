@@ -533,11 +533,11 @@ def bulldozers_table(
     table = Table(dataset, name, columns, feats, 'SalePrice', cats, conts, train, test, feats.saledate, march)
     return table.slice() if split.endswith('-slice') else table
 
-# %% ../nbs/10_bulldozers.ipynb #0cde79ab
+# %% ../nbs/10_bulldozers.ipynb #583a49e3
 def run_bulldozers(
     path=None, # Kaggle's `TrainAndValid.zip` or `.csv`, or a folder with its files; None: synthetic sales
     split:str='auto', # As for `bulldozers_table`
-    names:list=('dense','trainable','frozen'), # Arms and variants to run
+    names:list=('dense','trainable','frozen','default'), # Arms and variants to run
     seeds:int=3, # Number of seeds for each arm
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
@@ -558,11 +558,11 @@ def run_bulldozers(
     if len(table.train_idx) > 100_000: given = {'bs':1024, **given}
     return run_and_report(table, names, seeds, out, device, search, "RMSE of log price", **given)
 
-# %% ../nbs/10_bulldozers.ipynb #66f2b85b
+# %% ../nbs/10_bulldozers.ipynb #990f5a02
 def main(args=None):
     "Command line of `run_bulldozers`"
     p = run_parser('dropconnect-bulldozers', "Dense and masked tabular nets, and what they are compared with, on the "
-                   "Blue Book for Bulldozers table, or on synthetic sales.", ['dense','trainable','frozen'])
+                   "Blue Book for Bulldozers table, or on synthetic sales.", ['dense','trainable','frozen','default'])
     p.add_argument('--path', help="Kaggle's TrainAndValid.zip or .csv, or their folder; else synthetic sales")
     p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto: book if it has sales of 2011, else "
                    "2012; with -slice behind it: only the training rows, the latest of them held out")
