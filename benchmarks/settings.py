@@ -1,7 +1,8 @@
-"""Which settings of `dropconnect_learner` pay, and which do not? Tried on slices of training rows; no test row is used.
+"""Which settings of `dropconnect_learner` pay, and which do not? Tried on slices of training rows, without test rows.
 
-Each variant changes one thing of the defaults. Results go to OUT/<table>.json, one line for each fit, and the table of
-mean errors to OUT/settings.md. What is there is not repeated.
+The start has everything that might pay, and each variant changes one thing of it. What made no difference is not among
+the defaults: dropout of embeddings and a weight decay of 0.1. Results go to OUT/<table>.json, a line for each fit, and
+the table of mean errors to OUT/settings.md. What is there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 
@@ -19,7 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from rtdl_num_embeddings import PeriodicEmbeddings
 from sklearn.preprocessing import QuantileTransformer
 
-from dropconnect_tab.all import dropconnect_learner
+from dropconnect_tab.all import dropconnect_config, dropconnect_learner
 from dropconnect_tab.arena import errors, write_whole
 from dropconnect_tab.bulldozers import bulldozers_table
 from dropconnect_tab.contenders import table_dls, y_limits
@@ -28,10 +29,11 @@ from dropconnect_tab.tables import load_table
 warnings.filterwarnings('ignore')
 
 # Epochs and batches of each table, the same for all variants
-TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
-              diabetes=(30, 64), digits=(20, 64), breast_cancer=(30, 32), wine=(30, 32))
+TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256), diabetes=(30, 64))
+START = dict(embed_p=.1, wd=.1)
 VARIANTS = {
-    'default': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8), 'weight_p=0.95': dict(weight_p=.95),
+    'start': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8),
+    'weight_p=0.95': dict(weight_p=.95),
     'weight_p=[0.8, 0.5]': dict(weight_p={'layers.0.0': .8, 'layers.1.0': .5}),
     'frozen': dict(mask='frozen'), "unit='feature'": dict(unit='feature'),
     'resampled, 0.1': dict(mask='resampled', weight_p=.1),
@@ -72,7 +74,8 @@ def fit(table, seed, epochs, bs, *, quantile=False, periodic=False, half=False, 
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
-    learn = dropconnect_learner(dls, cbs=[L1(l1)] if l1 else None, **kwargs)
+    config, cbs = dropconnect_config(embed_p=kwargs.pop('embed_p')), [L1(l1)] if l1 else None
+    learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
         emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)
@@ -86,17 +89,19 @@ def fit(table, seed, epochs, bs, *, quantile=False, periodic=False, half=False, 
 
 
 def settings_table(out):
-    "Mean error of each variant on each table, over that of the defaults, as Markdown"
+    "Mean error of each variant on each table, over that of the start, as Markdown"
     runs = pd.DataFrame([json.loads(o) for p in sorted(out.glob('*.json')) for o in p.read_text().splitlines()])
     mean = runs.pivot_table(index='variant', columns='table', values='error')
     mean = mean.reindex(index=[o for o in VARIANTS if o in mean.index], columns=[o for o in TABLES if o in mean])
     seeds = runs.groupby(['variant', 'table']).size().min()
-    ratio = 100*(mean/mean.loc['default']-1)
-    rows = [['default', *(f'{v:.4f}' for v in mean.loc['default']), '']]
-    rows += [[k, *(f'{v:+.1f}%' if v == v else '' for v in r), f'{r.mean():+.1f}%'] for k, r in ratio.iloc[1:].iterrows()]
+    ratio = 100*(mean/mean.loc['start']-1)
+    rows = [['start', *(f'{v:.4f}' for v in mean.loc['start']), '']]
+    def percent(v): return f'{v:+.1f}%' if v == v else ''
+    rows += [[k, *map(percent, r), percent(r.mean())] for k, r in ratio.iloc[1:].iterrows()]
     head = ['variant', *(f'{o}' for o in mean), 'mean']
-    return (f'Errors on slices of training rows; below the defaults\' own, by how much those of a variant differ. Means of '
-            f'at least {seeds} seeds.\n\n' + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
+    lines = ['| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)]
+    return (f'Errors on slices of training rows; below those of the start, by how much a variant\'s differ. '
+            f'Seeds of each: {seeds} at least.\n\n' + '\n'.join(lines))
 
 
 def main():
@@ -116,7 +121,8 @@ def main():
                 file = args.out/f'{name}.json'
                 there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
                 if any((r['variant'], r['seed']) == (variant, seed) for r in there): continue
-                res = dict(table=name, variant=variant, seed=seed, **fit(table, seed, *TABLES[name], **VARIANTS[variant]))
+                found = fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]})
+                res = dict(table=name, variant=variant, seed=seed, **found)
                 text = ''.join(json.dumps(o)+'\n' for o in (*there, res))
                 write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
     text = settings_table(args.out)

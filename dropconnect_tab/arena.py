@@ -232,7 +232,7 @@ def search_settings(
         res[o] = {**arm_params(o, **given), **found},res[of][1]
     return res
 
-# %% ../nbs/09_arena.ipynb #b7ee9297
+# %% ../nbs/09_arena.ipynb #2c706f44
 def check_device(
     device:str, # 'auto', or what `torch.device` takes
 ) -> str|None: # None: fastai's choice
@@ -266,7 +266,8 @@ def run_and_report(
 ) -> list: # One dict for each run
     "`run_arms`, with the report printed and written"
     from dropconnect_tab.report import report
-    print(f"{table.name}, split {table.split}: {len(table.train_idx):,} rows to train on, {len(table.test_idx):,} to test on")
+    sizes = f"{len(table.train_idx):,} rows to train on, {len(table.test_idx):,} to test on"
+    print(f"{table.name}, split {table.split}: {sizes}")
     results = run_arms(table, names, seeds, out, device, search, **given)
     folder = table_folder(out, table.name, table.split)
     title = title or ('log loss' if table.classes else 'RMSE')
@@ -334,7 +335,7 @@ def run_table(
     check_experiment(names, seeds, search, **given)
     check_settings(names, given)
     if not (str(table) in tables or str(table).endswith('.toml')):
-        raise ValueError(f"table={str(table)!r}: give a .toml file that describes a CSV, or one of {', '.join(tables)}")
+        raise ValueError(f"table={str(table)!r}: give a .toml file for a CSV, or one of {', '.join(tables)}")
     data = load_table(table, folder) if str(table) in tables else read_table(table)
     return run_and_report(data, names, seeds, out, device, search, **given)
 

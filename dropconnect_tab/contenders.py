@@ -214,7 +214,7 @@ def fit_deep_ensemble(
     fits = [fit_net(table, nets*seed+i, device, tick, **kwargs) for i in range(nets)]
     return dict(pred=np.mean([o['pred'] for o in fits], axis=0), seconds=sum(o['seconds'] for o in fits))
 
-# %% ../nbs/08a_contenders.ipynb #ee79bdfe
+# %% ../nbs/08a_contenders.ipynb #d4fb7ca0
 class _TabMNet(nn.Module):
     "`TabM` for fastai's batches: k answers in training, their mean otherwise"
     def __init__(self, emb_szs, n_cont, n_out, mean, std, num_embeddings=None, **kwargs):
@@ -243,6 +243,7 @@ def fit_default(
     "Fit a `dropconnect_learner` with its defaults, as its user would"
     set_seed(seed, reproducible=True)
     drawn_once = {} if kwargs.get('mask')=='resampled' else dict(seed=seed)
+    if 'embed_p' in kwargs: kwargs['config'] = dropconnect_config(embed_p=kwargs.pop('embed_p'))
     if 'layers' in kwargs: kwargs['layers'] = list(kwargs['layers'])
     if kwargs.get('y_scale'): kwargs.pop('y_scale')  # the target's own is what it takes unless told otherwise
     learn = dropconnect_learner(table_dls(table, bs, device, loader), **drawn_once, **kwargs)
@@ -296,7 +297,7 @@ def fit_trees(
     if tick: tick()
     return dict(pred=np.asarray(pred, dtype=np.float32), seconds=seconds)
 
-# %% ../nbs/08a_contenders.ipynb #60e9a105
+# %% ../nbs/08a_contenders.ipynb #5f419785
 @dataclass
 class Arm:
     "A way to fit a table"
@@ -345,7 +346,7 @@ arms = dict(
        'deep-ensemble':Arm(fit_deep_ensemble, {**_our, 'nets':8}, like='dense')},
     default=Arm(fit_default, dict(epochs=8, bs=256), also=dict(
         layers=(400,200), weight_p=.5, mask='trainable', unit='weight', members=8, n_bins=48, y_scale=True, ps=.1,
-        embed_p=.1, lr=.01, wd=.1, loader='tensors')),
+        embed_p=0., lr=.01, wd=.01, loader='tensors')),
     tabm=Arm(fit_tabm, {**_net, 'lr':.003, 'k':8, 'n_blocks':2, 'd_block':256, 'dropout':.1, 'bins':0},
              {**_net_space, 'lr':(.001,.003,.01), 'n_blocks':(1,2,3), 'd_block':(128,256,512), 'dropout':(0.,.1,.3),
               'bins':(0,16,48)}, needs=('tabm',)),

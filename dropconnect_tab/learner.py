@@ -19,9 +19,9 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #e7e2c7a6
-defaults_of_nets = dict(members=8, ps=0.1, embed_p=0.1)
-only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0., embed_p=0.)
+# %% ../nbs/05_learner.ipynb #582c7d66
+defaults_of_nets = dict(members=8, ps=0.1)
+only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0.)
 
 
 def _vote(dls, config, loss_func):
@@ -58,14 +58,12 @@ def dropconnect_learner(
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 50 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that answers start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1
-    embed_p:float=None, # Dropout of the embeddings; None: 0.1
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
-    wd:float=None, # Weight decay, unless `fit` gets another; None: 0.1
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale, members=members,
-                 y_scale=y_scale, ps=ps, embed_p=embed_p)
+                 y_scale=y_scale, ps=ps)
     config = {**defaults_of_nets, **(config or {}), **{k:v for k,v in given.items() if v is not None}}
     if layers is None: layers = [400,200]
     emb_szs = get_emb_sz(dls.train_ds, emb_szs or {})
@@ -81,5 +79,4 @@ def dropconnect_learner(
     held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
     if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
     if model.members > 1: cbs = cbs + [AverageMembers()]
-    kwargs.update(lr=ifnone(lr, 1e-2), wd=ifnone(wd, 0.1))
-    return TabularLearner(dls, model, cbs=cbs, **kwargs)
+    return TabularLearner(dls, model, cbs=cbs, lr=ifnone(lr, 1e-2), **kwargs)

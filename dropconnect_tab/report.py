@@ -268,20 +268,20 @@ def main(args=None):
         try: print(f"{o}\n\n{report(o)}\n")
         except ValueError as e: p.exit(2, f"{p.prog}: {e}\n")
 
-# %% ../nbs/09a_report.ipynb #9a549f70
+# %% ../nbs/09a_report.ipynb #8428c4d9
 def across(
     folders:list, # Folders of tables, as for `report`
-    arms:list, # Arms to rank, which ran on all of them
+    arms:list, # Arms to rank
 ) -> pd.DataFrame: # Rows: arms, the best first. Columns: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
     "The arms' errors on all tables, and their mean rank"
     found = {}
     for folder in map(Path, folders):
         summary = summarise(read_results(folder))
-        if lacks := [o for o in arms if o not in summary.index]:
-            raise ValueError(f"{folder} has no runs of {lacks[0]!r}: run it, or leave it out")
         measure = first(o for o in summary if o in _LABELS)
-        found[folder.name] = summary.loc[list(arms), [measure,'sd']].set_axis(['mean','sd'], axis=1)
+        found[folder.name] = summary.reindex(arms)[[measure,'sd']].set_axis(['mean','sd'], axis=1)
     res = pd.concat(found, axis=1)
+    if lacks := [o for o in arms if res.loc[o].isna().all()]:
+        raise ValueError(f"no run of {lacks[0]!r} in {', '.join(map(str, folders))}: run it, or leave it out")
     res['','mean rank'] = res.xs('mean', axis=1, level=1).rank().mean(axis=1)
     return res.sort_values(('','mean rank'))
 
@@ -290,7 +290,9 @@ def format_across(
 ) -> str: # Markdown
     "Errors of the arms on all tables, mean ± standard deviation over seeds, and their mean rank"
     tables = list(dict.fromkeys(t for t,_ in found if t))
-    def cell(r, t): return f"{r[t,'mean']:.4f}" + ('' if np.isnan(r[t,'sd']) else f" ± {r[t,'sd']:.4f}")
+    def cell(r, t):
+        if np.isnan(r[t,'mean']): return ''
+        return f"{r[t,'mean']:.4f}" + ('' if np.isnan(r[t,'sd']) else f" ± {r[t,'sd']:.4f}")
     rows = [[a, *(cell(r, t) for t in tables), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
     return _markdown(['arm', *tables, 'mean rank'], rows)
 

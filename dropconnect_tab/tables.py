@@ -79,7 +79,7 @@ def load_table(
         raise ValueError(f"{name} is in a file: give the folder that holds it")
     return make(folder)
 
-# %% ../nbs/08b_tables.ipynb #be961e4c
+# %% ../nbs/08b_tables.ipynb #9c51af7b
 _keys = dict(path=str, target=str, split=(float,str), drop=list, categorical=list, continuous=list, name=str)
 
 def _description(file):
@@ -110,7 +110,7 @@ def _split(df, split, name):
         if times.isna().any(): raise ValueError(f"split={split!r}: the column has gaps: fill or drop those rows")
         test = (times >= times.sort_values().iloc[-round(.2*len(df))]).to_numpy()
     if test.all() or not test.any():
-        raise ValueError(f"split={split!r} leaves {len(df)-test.sum()} rows of {name} to train on, {test.sum()} to test")
+        raise ValueError(f"split={split!r} leaves {(~test).sum()} rows of {name} to train on, {test.sum()} to test")
     return np.flatnonzero(~test),np.flatnonzero(test),times
 
 def read_table(
