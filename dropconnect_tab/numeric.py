@@ -16,7 +16,7 @@ from fastai.tabular.core import TabularPandas
 from rtdl_num_embeddings import PiecewiseLinearEmbeddings, compute_bins
 from torch import nn
 
-# %% ../nbs/01b_numeric.ipynb #97c71909
+# %% ../nbs/01b_numeric.ipynb #2738005d
 def bin_edges(
     x:torch.Tensor, # Values of the training rows: rows × columns
     n_bins:int=48, # Bins of each column, fewer where it has fewer different values
@@ -26,8 +26,10 @@ def bin_edges(
         raise ValueError(f"n_bins={n_bins!r}: give 2 or more")
     def edges(col):
         col = col[col.isfinite()]
-        if not len(col) or col.min()==col.max():  # no bins can tell its values apart: any will do
-            low = col[0] if len(col) else col.new_zeros(())
+        values = col.unique()
+        if len(values) == 2: return values
+        if len(values) < 2:  # no bins can tell its values apart: any will do
+            low = values[0] if len(values) else col.new_zeros(())
             return torch.stack([low,low+1])
         return compute_bins(col[:,None], n_bins=min(n_bins, len(col)-1))[0]
     return [edges(o) for o in x.float().T]

@@ -10,6 +10,7 @@ from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normaliz
                                 set_seed)
 
 from dropconnect_tab.contenders import Table
+from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.masks import find_linears
 
 matplotlib.use('Agg')
@@ -39,6 +40,12 @@ def make_table(y='price', n=200, **kwargs):
     rows = dict(df=make_df(n), train_idx=np.arange(n*4//5), test_idx=np.arange(n*4//5, n))
     return Table('shops', 'random', 'all', y_name=y, cat_names=['shop', 'day'], cont_names=['size', 'age'],
                  **{**rows, **kwargs})
+
+
+def plain_learner(dls, *args, config=None, **kwargs):
+    "`dropconnect_learner` with nothing but the mask: the extras off, unless the caller or their `config` says otherwise"
+    off = {k: v for k, v in dict(only_masks, lr=1e-3).items() if k not in (config or {})}
+    return dropconnect_learner(dls, *args, config=config, **{**off, **kwargs})
 
 
 def hidden(model):

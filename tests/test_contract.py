@@ -1,6 +1,8 @@
 "The contract of the three doors: what a mask does, and what never happens to it."
+import ast
 import copy
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -8,14 +10,16 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import hidden
+from conftest import hidden, make_dls, plain_learner
 from fastai.callback.training import GradientClip
 from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner,
                                 get_emb_sz, load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
+from fastcore.docments import docments
 from torch import nn
 
 from dropconnect_tab.all import *
 from dropconnect_tab.layers import FrozenLinear
+from dropconnect_tab.learner import only_masks
 from dropconnect_tab.masks import find_linears
 
 layers = [30, 20]
@@ -35,7 +39,7 @@ def plain(dls, *cbs, **kwargs): return tabular_learner(dls, layers=layers, cbs=l
 
 
 def through_model(dls, mask='frozen', weight_p=.5, seed=7, **kwargs):
-    return dropconnect_learner(dls, layers=layers, mask=mask, weight_p=weight_p, seed=seed, **kwargs)
+    return plain_learner(dls, layers=layers, mask=mask, weight_p=weight_p, seed=seed, **kwargs)
 
 
 def through_callback(dls, mask='frozen', weight_p=.5, seed=7, **kwargs):
@@ -327,8 +331,8 @@ def test_counts_and_scale_reach_the_net(dls, door):
 def test_bad_settings_in_every_door(dls, kwargs, match):
     model = plain(dls).model
     emb_szs = get_emb_sz(dls.train_ds)
-    for door in (lambda: dropconnect_learner(dls, layers=layers, **kwargs),
-                 lambda: dropconnect_learner(dls, layers=layers, config=dropconnect_config(**kwargs)),
+    for door in (lambda: plain_learner(dls, layers=layers, **kwargs),
+                 lambda: plain_learner(dls, layers=layers, config=dropconnect_config(**kwargs)),
                  lambda: DropConnectTabularModel(emb_szs, 2, 1, layers, **kwargs),
                  lambda: TabularLearner(dls, model, cbs=DropConnectCallback(**kwargs))):
         with pytest.raises(ValueError, match=match): door()
@@ -380,7 +384,7 @@ def test_learner_arguments_reach_the_model(dls):
     assert rescaled.model.weight_masks.rescale is True
     wide = dropconnect_learner(dls, metrics=rmse, unit='feature')
     assert wide.model.weight_masks.unit == 'feature' and len(wide.metrics) == 1
-    assert [l.out_features for l in find_linears(wide.model).values()] == [200, 100, 1]
+    assert [l.out_features for l in find_linears(wide.model).values()] == [400, 200, 1]
     linear = dropconnect_learner(dls, layers=[], weight_p=0).model
     assert [l.out_features for l in find_linears(linear).values()] == [1] and not linear.weight_masks.linears
     with pytest.raises(ValueError, match="the only nn.Linear"): dropconnect_learner(dls, layers=[])
@@ -390,24 +394,58 @@ def test_learner_arguments_reach_the_model(dls):
 
 
 def test_signatures_are_fastais_plus_ours():
-    masks = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members'}
-    for a, b, ours in ((tabular_learner, dropconnect_learner, masks),
-                       (tabular_config, dropconnect_config, masks | {'average'})):
+    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'y_scale'}
+    for a, b, ours, other in (
+            (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr'}),
+            (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
         a, b = (inspect.signature(o).parameters for o in (a, b))
-        assert set(b) - set(a) == ours and [n for n in b if n not in ours] == list(a)
+        assert set(b) - set(a) == ours and set(a) <= set(b)
+        assert [n for n in b if n not in ours | {'lr'}] == [n for n in a if n != 'lr']
         positional = [n for n, p in a.items() if p.kind != p.KEYWORD_ONLY]
         assert list(b)[:len(positional)] == positional
-        for n in a:
-            if n != 'act_cls': assert a[n].default == b[n].default, n
+        for n in set(a) - other: assert a[n].default == b[n].default, n
 
 
-def test_weight_p_0_is_fastais_net(dls):
-    def losses(learner, **kwargs):
+def test_each_default_is_what_its_comment_says(tmp_path):
+    dls = make_dls(n=3000, path=tmp_path)
+    found = {k: re.search(r'None: (\[[^]]+]|[^,;]+)', v or '') for k, v in docments(dropconnect_learner).items()}
+    says = {k: v[1] for k, v in found.items() if v}
+    learn = dropconnect_learner(dls)
+    model, y = learn.model, dls.train_ds.ys.price
+    drops = {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)}
+    assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
+    assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
+    assert (model.members, learn.lr, drops) == (int(says.pop('members')), float(says.pop('lr')), {float(says.pop('ps'))})
+    assert says.pop('y_scale') == "the target's" and not says
+    assert [float(o) for o in (model.y_scale.mean, model.y_scale.std)] == pytest.approx([y.mean(), y.std(ddof=0)], abs=1e-6)
+    masks = model.weight_masks
+    assert (masks.mask, masks.unit, masks.rescale, {*masks.weight_p.values()}) == ('trainable', 'weight', True, {.5})
+    assert learn.wd is None and model.emb_drop.p == 0  # fastai's
+
+
+def losses_of(dls, learner, **kwargs):
+    set_seed(1)
+    learn = fit(learner(dls, layers=layers, **kwargs), 2)
+    return [float(l) for l in learn.recorder.losses]
+
+
+def test_without_mask_and_extras_it_is_fastais_net(dls):
+    fastais = losses_of(dls, tabular_learner)
+    assert fastais == losses_of(dls, plain_learner, weight_p=0)
+    assert fastais == losses_of(dls, dropconnect_learner, weight_p=0, lr=1e-3, **only_masks)
+    assert fastais != losses_of(dls, plain_learner, weight_p=.5)
+    nets = []
+    for learner, kwargs in ((tabular_learner, {}), (dropconnect_learner, dict(weight_p=0, **only_masks))):
         set_seed(1)
-        learn = fit(learner(dls, layers=layers, **kwargs), 2)
-        return [float(l) for l in learn.recorder.losses]
-    assert losses(tabular_learner) == losses(dropconnect_learner, weight_p=0)
-    assert losses(tabular_learner) != losses(dropconnect_learner, weight_p=.5)
+        nets.append(learner(dls, layers=[200, 100], **kwargs).model)
+    a, b = (o.state_dict() for o in nets)
+    assert list(a) == list(b) and same(a.values(), b.values())
+
+
+@pytest.mark.parametrize('extra', [dict(members=8), dict(members=2), dict(n_bins=None), dict(n_bins=4), dict(ps=.1),
+                                   dict(y_scale=None), dict(y_scale=(1., 2.)), dict(lr=None), dict(lr=.02)], ids=str)
+def test_each_extra_alone_makes_another_net(dls, extra):
+    assert losses_of(dls, plain_learner, weight_p=0, **extra) != losses_of(dls, plain_learner, weight_p=0)
 
 
 def test_sparsity(dls):

@@ -6,17 +6,17 @@ import sys
 
 import pytest
 import torch
-from conftest import make_dls
+from conftest import make_dls, plain_learner
 from fastai.tabular.all import tabular_learner
 
-from dropconnect_tab.all import DropConnectCallback, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback
 from dropconnect_tab.masks import find_linears, unwrap
 
 layers = [30, 20]
 
 
 def make(door, mask, seed, dls):
-    if door == 'model': return dropconnect_learner(dls, layers=layers, mask=mask, seed=seed)
+    if door == 'model': return plain_learner(dls, layers=layers, mask=mask, seed=seed)
     return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(mask=mask, seed=seed))
 
 

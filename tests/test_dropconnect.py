@@ -6,13 +6,13 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import hidden, make_dls
+from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import CancelFitException, Callback, tabular_learner
 from fastai.text.models.awdlstm import WeightDropout
 from torch import nn
 
 import dropconnect_tab.layers as layers
-from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel
 from dropconnect_tab.layers import DropConnectLinear, dropconnect, dropconnect_moments
 
 N = 40_000
@@ -208,15 +208,15 @@ def test_bad_settings(kwargs, match):
 # --- in the model, the callback and the learner ---------------------------------------------------------------------
 
 def test_weight_p_per_layer(dls):
-    learn = dropconnect_learner(dls, layers=[30, 20], mask='resampled', weight_p=[.1, .4])
+    learn = plain_learner(dls, layers=[30, 20], mask='resampled', weight_p=[.1, .4])
     assert [l.weight_p for l in hidden(learn.model).values()] == [.1, .4]
-    learn = dropconnect_learner(dls, layers=[30, 20], mask='resampled', weight_p={'layers.1.0': .3})
+    learn = plain_learner(dls, layers=[30, 20], mask='resampled', weight_p={'layers.1.0': .3})
     assert [getattr(l, 'weight_p', 0) for l in hidden(learn.model).values()] == [0, .3]
 
 
 def test_the_model_is_dense_at_its_start_and_at_inference(dls):
     torch.manual_seed(0)
-    ours = dropconnect_learner(dls, layers=[30, 20], mask='resampled').model.eval()
+    ours = plain_learner(dls, layers=[30, 20], mask='resampled').model.eval()
     torch.manual_seed(0)
     plain = tabular_learner(dls, layers=[30, 20]).model.eval()
     x = dls.one_batch()[:2]
@@ -289,14 +289,14 @@ def test_a_layer_that_cannot_change_is_named_before_training(dls):
 
 def test_the_callback_contradicts_a_model_with_another_mask(dls):
     with pytest.raises(ValueError, match="mask='resampled' contradicts"):
-        dropconnect_learner(dls, mask='frozen', cbs=DropConnectCallback(mask='resampled'))
+        plain_learner(dls, mask='frozen', cbs=DropConnectCallback(mask='resampled'))
 
 
 def test_set_seed_governs_the_masks(dls):
     from fastai.torch_core import set_seed
     def run():
         set_seed(5, reproducible=True)
-        learn = dropconnect_learner(make_dls(path=dls.path), layers=[30, 20], mask='resampled')
+        learn = plain_learner(make_dls(path=dls.path), layers=[30, 20], mask='resampled')
         fit(learn)
         return learn.model.layers[0][0].weight.detach()
     assert torch.equal(run(), run())

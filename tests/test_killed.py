@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
-from conftest import make_dls
+from conftest import make_dls, plain_learner
 from fastai.tabular.all import Callback, SaveModelCallback, tabular_learner
 
-from dropconnect_tab.all import DropConnectCallback, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback
 from dropconnect_tab.masks import find_linears
 
 n_epoch, kills, layers = 100, 12, [60, 40]
@@ -18,7 +18,7 @@ n_epoch, kills, layers = 100, 12, [60, 40]
 def make(door, mask, path):
     "A fresh process draws other masks, as it has no seed: only the checkpoint can bring the old ones back"
     dls = make_dls(path=path, bs=32)
-    if door == 'model': return dropconnect_learner(dls, layers=layers, mask=mask)
+    if door == 'model': return plain_learner(dls, layers=layers, mask=mask)
     return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(mask=mask))
 
 

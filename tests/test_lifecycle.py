@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import hidden, make_df, make_dls
+from conftest import hidden, make_df, make_dls, plain_learner
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.tabular.all import (Adam, Callback, CrossEntropyLossFlat, EarlyStoppingCallback, L, Lamb, Larc, Lookahead,
@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel, WeightMasks, dropconnect_learner
 from dropconnect_tab.layers import DropConnectLinear
 from dropconnect_tab.masks import find_linears, unwrap
+from dropconnect_tab.numeric import table_edges
 
 settings, layers = dict(weight_p=.5, seed=7), [30, 20]
 
@@ -34,15 +35,15 @@ settings, layers = dict(weight_p=.5, seed=7), [30, 20]
 
 class Column:
     "One way to use a mask: `learner` makes one, `one_fit` gives the callback to a single fit"
-    def __init__(self, mask, door, **net):
-        self.mask, self.door, self.net = mask, door, net  # `net`: what else `dropconnect_learner` is given
+    def __init__(self, mask, door, make=plain_learner, **net):
+        self.mask, self.door, self.make, self.net = mask, door, make, net  # `net`: what else `make` is given
         # Resampled masks have no seed of their own
         self.settings = dict(mask=mask, **{k: v for k, v in settings.items() if (mask, k) != ('resampled', 'seed')})
 
     def callback(self): return DropConnectCallback(**self.settings)
 
     def learner(self, dls, watch=True, **kwargs):
-        if self.door == 'model': learn = dropconnect_learner(dls, layers=layers, **self.net, **self.settings, **kwargs)
+        if self.door == 'model': learn = self.make(dls, layers=layers, **self.net, **self.settings, **kwargs)
         else: learn = tabular_learner(dls, layers=layers, cbs=[self.callback(), *L(kwargs.pop('cbs', None))], **kwargs)
         return learn.add_cb(Watch(self.mask, learn)) if watch else learn
 
@@ -62,6 +63,7 @@ columns = {
     'resampled, callback': Column('resampled', 'callback'),
     'trainable, members': Column('trainable', 'model', members=3),
     'frozen, members': Column('frozen', 'model', members=3),
+    'default': Column('trainable', 'model', make=dropconnect_learner),
 }
 
 
@@ -116,7 +118,10 @@ def check(learn):
         kind = DropConnectLinear if hasattr(model, 'weight_masks') else torch.nn.Linear
         for l in hidden(model).values(): assert type(l) is kind and l.weight.ne(0).all()
     members = getattr(model, 'members', 1)
-    kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0)
+    # Embeddings of numbers and the scale of the target have entries of their own
+    extras = dict(y_scale=copy.deepcopy(getattr(model, 'y_scale', None)))
+    if getattr(model, 'cont_embed', None): extras['cont_edges'] = table_edges(learn.dls.train_ds)
+    kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0, **extras)
     plain = kind([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
                  list(find_linears(model).values())[-1].out_features, layers)
     plain.load_state_dict(model.state_dict())
@@ -464,6 +469,15 @@ def a_new_learner_around_the_model(col, dls):
 @pytest.mark.parametrize('row', habits)
 def test_matrix(row, col, tmp_path):
     check(habits[row](columns[col], make_dls(path=tmp_path)))
+
+
+def test_the_column_of_the_defaults_has_them(dls):
+    model = columns['default'].learner(dls).model
+    assert model.members == 8 and model.cont_embed is not None and model.y_scale is not None
+    assert {m.p for m in model.layers.modules() if isinstance(m, torch.nn.Dropout)} == {.1}
+    for name in columns.keys() - {'default'}:
+        model = columns[name].learner(dls).model
+        assert not [k for k in model.state_dict() if k.startswith(('cont_embed', 'y_scale'))], name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

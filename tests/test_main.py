@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import make_table
 
+import dropconnect_tab.arena as arena
 import dropconnect_tab.bulldozers as bulldozers
 from dropconnect_tab.bulldozers import COLUMNS, main, run_bulldozers, synthetic_sales, write_synthetic
 from dropconnect_tab.contenders import arm_params, arms
@@ -44,10 +45,10 @@ def test_defaults_end_to_end(tmp_path):
     script = Path(sys.executable).parent/'dropconnect-bulldozers'
     done = shell(tmp_path, script, '--epochs', 1)
     assert done.returncode == 0 and 'Error' not in done.stderr, done.stderr
-    assert 'these are synthetic sales' in done.stdout and '12,000 sales' in done.stdout and '[9/9' in done.stdout
+    assert 'these are synthetic sales' in done.stdout and '12,000 sales' in done.stdout and '[12/12' in done.stdout
     folder = tmp_path/'runs'/'synthetic-bulldozers-book'
     res = results(folder)
-    assert set(res) == {(a, s) for a in ('dense', 'trainable', 'frozen') for s in range(3)}
+    assert set(res) == {(a, s) for a in ('dense', 'trainable', 'frozen', 'default') for s in range(3)}
     assert [round(res[a, 0]['zeros'], 3) for a in ('dense', 'frozen')] == [0, .5]
     assert (folder/'table.md').read_text() in done.stdout and (folder/'arms.png').stat().st_size > 5000
     again = shell(tmp_path, script, '--epochs', 1)
@@ -83,7 +84,7 @@ def asked(monkeypatch):
     def spy(table, names, seeds, out, device, search=0, **given):
         seen.update(table=table, names=list(names), seeds=seeds, out=out, device=device, search=search, given=given)
         raise Stop
-    monkeypatch.setattr(bulldozers, 'run_arms', spy)
+    monkeypatch.setattr(arena, 'run_arms', spy)
     def ask(*args):
         with pytest.raises(Stop): main([*map(str, args)])
         return seen
@@ -94,7 +95,7 @@ def test_defaults(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = asked()
     assert {k: v for k, v in seen.items() if k != 'table'} == dict(
-        names=['dense', 'trainable', 'frozen'], seeds=3, out='runs', device=None, search=0, given={})
+        names=['dense', 'trainable', 'frozen', 'default'], seeds=3, out='runs', device=None, search=0, given={})
     assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
     assert arm_params('dense')['epochs'] == 8 and arm_params('frozen')['weight_p'] == .5
 

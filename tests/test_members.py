@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import hidden, make_df, make_dls
+from conftest import hidden, make_df, make_dls, plain_learner
 from fastai.callback.hook import ActivationStats
 from fastai.interpret import ClassificationInterpretation
 from fastai.losses import (BCELossFlat, BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
@@ -231,7 +231,7 @@ def test_one_member_is_fastais_net(dls):
         set_seed(1)
         learn = fit(learner(dls, layers=layers, **kwargs), 2)
         return learn, [float(l) for l in learn.recorder.losses]
-    (ours, a), (theirs, b) = losses(dropconnect_learner, weight_p=0, members=1), losses(tabular_learner)
+    (ours, a), (theirs, b) = losses(plain_learner, weight_p=0), losses(tabular_learner)
     assert a == b and type(ours.loss_func) is type(theirs.loss_func) and type(ours.model.layers) is nn.Sequential
     assert list(ours.model.state_dict()) == list(theirs.model.state_dict())
 
@@ -998,7 +998,7 @@ def test_member_preds_with_a_loss_that_does_not_know_of_members(trained):
 
 
 def test_member_preds_of_one_net(dls):
-    for learn in (dropconnect_learner(dls), tabular_learner(dls)):
+    for learn in (dropconnect_learner(dls, members=1), tabular_learner(dls)):
         with pytest.raises(ValueError, match='the model is one net, and has no members: make it with members=8'):
             learn.member_preds()
 

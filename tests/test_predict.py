@@ -3,15 +3,15 @@ import math
 
 import pytest
 import torch
-from conftest import hidden, make_dls
+from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import CrossEntropyLossFlat, accuracy
 
-from dropconnect_tab.all import (calibrate_spread, coverage, dropconnect_learner, intervals, plot_coverage,
-                                 plot_error_spread, plot_reliability)
+from dropconnect_tab.all import (calibrate_spread, coverage, intervals, plot_coverage, plot_error_spread,
+                                 plot_reliability)
 
 
 def trained(y='price', tmp_path='.', **kwargs):
-    learn = dropconnect_learner(make_dls(y, path=tmp_path), layers=[30, 20], mask='resampled', weight_p=.3, **kwargs)
+    learn = plain_learner(make_dls(y, path=tmp_path), layers=[30, 20], mask='resampled', weight_p=.3, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return learn
 
@@ -94,7 +94,7 @@ def test_several_targets(tmp_path):
 @pytest.mark.parametrize('kwargs', [dict(), dict(mask='frozen'), dict(mask='resampled', weight_p=0)])
 def test_a_net_with_one_answer_says_so(dls, kwargs):
     with pytest.raises(ValueError, match="neither members nor layers with resampled masks.*members=8 or mask='resampled'"):
-        dropconnect_learner(dls, **kwargs).get_preds_dist()
+        plain_learner(dls, **kwargs).get_preds_dist()
 
 
 def test_one_answer_has_no_spread(learn):

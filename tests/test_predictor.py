@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_df, make_dls
+from conftest import make_df, make_dls, plain_learner
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat, FillMissing,
@@ -26,7 +26,7 @@ from dropconnect_tab.predict import Predictor
 PROCS = [Categorify, FillMissing, Normalize]
 
 
-def fitted(dls, make=dropconnect_learner, layers=(20,), n=1, **kwargs):
+def fitted(dls, make=plain_learner, layers=(20,), n=1, **kwargs):
     learn = make(dls, layers=list(layers), **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(n, 1e-2)
     return learn
@@ -94,7 +94,7 @@ def row(): return x_df().to_dict('records')[0]
 # --- targets, nets and losses ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('y, n_out', [('price', 1), (['price', 'cost'], 2), ('cheap', 2), ('band', 3)])
-@pytest.mark.parametrize('make', [dropconnect_learner, tabular_learner])
+@pytest.mark.parametrize('make', [dropconnect_learner, plain_learner, tabular_learner])
 def test_answers_are_those_of_get_preds(make, y, n_out):
     learn = fitted(make_dls(y), make)
     assert learn.predictor()(x_df()).shape == (30, n_out)
@@ -517,7 +517,7 @@ def test_a_loaded_learner(tmp_path, y, fast):
 
 TASKS = dict(number=('price', {}), y_range=('price', dict(y_range=(-1, 1))), a_function=('price', dict(
              loss_func=nn.functional.l1_loss)), frozen_members=('band', dict(members=3, mask='frozen')),
-             number_of_members=('price', dict(members=3)),
+             number_of_members=('price', dict(members=3)), defaults=('price', dict(make=dropconnect_learner)),
              one_logit=('cheap', dict(n_out=1, loss_func=BCEWithLogitsLossFlat())))
 
 
@@ -538,7 +538,7 @@ pickle.dump(res, open(sys.argv[2], 'wb'))
 """
 
 
-@pytest.mark.parametrize('names', [['frozen_members', 'one_logit'], ['number', 'y_range']])
+@pytest.mark.parametrize('names', [['frozen_members', 'one_logit'], ['number', 'y_range', 'defaults']])
 def test_another_process_gives_the_same_answers(tmp_path, names):
     answers, df = [fitted(make_dls(TASKS[n][0]), **TASKS[n][1]).predictor() for n in names], x_df()
     (tmp_path/'in').write_bytes(pickle.dumps(([pickle.dumps(o) for o in answers], df)))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import hidden, make_dls
+from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import SGD, Adam, set_seed, tabular_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from dropconnect_tab.all import DropConnectCallback, WeightMasks, dropconnect_learner
+from dropconnect_tab.all import DropConnectCallback, WeightMasks
 
 health = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile('short', max_examples=60, derandomize=True, **health)
@@ -46,7 +46,7 @@ class Case:
 
     def make(self, start=True):
         kwargs = dict(layers=list(self.layers), opt_func=self.opt)
-        if self.door == 'model': return dropconnect_learner(self.dls, **self.given, **kwargs)
+        if self.door == 'model': return plain_learner(self.dls, **self.given, **kwargs)
         return tabular_learner(self.dls, cbs=DropConnectCallback(start=start, **self.given), **kwargs)
 
     def do(self, event):
