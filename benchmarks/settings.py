@@ -1,8 +1,9 @@
 """Which settings of `dropconnect_learner` pay, and which do not? Tried on slices of training rows, without test rows.
 
-The start has everything that might pay, and each variant changes one thing of it. What made no difference is not among
-the defaults: dropout of embeddings and a weight decay of 0.1. Results go to OUT/<table>.json, a line for each fit, and
-the table of mean errors to OUT/settings.md. What is there is not repeated.
+Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
+the defaults: dropout of embeddings and a weight decay of 0.1. The start's bins are quantiles alone; edges at common
+values, which `bin_edges` adds, are a variant. Results go to OUT/<table>.json, a line for each fit, and the table of
+mean errors to OUT/settings.md. What is there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 
@@ -17,20 +18,21 @@ from pathlib import Path
 
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
-from rtdl_num_embeddings import PeriodicEmbeddings
+from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
 from dropconnect_tab.arena import errors, write_whole
 from dropconnect_tab.bulldozers import bulldozers_table
 from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.numeric import bin_edges
 from dropconnect_tab.tables import load_table
 
 warnings.filterwarnings('ignore')
 
 # Epochs and batches of each table, the same for all variants
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256), diabetes=(30, 64))
-START = dict(embed_p=.1, wd=.1)
+START = dict(embed_p=.1, wd=.1, quantile_bins=True)
 VARIANTS = {
     'start': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8),
     'weight_p=0.95': dict(weight_p=.95),
@@ -38,7 +40,8 @@ VARIANTS = {
     'frozen': dict(mask='frozen'), "unit='feature'": dict(unit='feature'),
     'resampled, 0.1': dict(mask='resampled', weight_p=.1),
     'members=1': dict(members=1), 'members=16': dict(members=16),
-    'n_bins=0': dict(n_bins=0), 'n_bins=16': dict(n_bins=16), 'periodic': dict(periodic=True),
+    'edges at common values': dict(quantile_bins=False), 'n_bins=0': dict(n_bins=0), 'n_bins=16': dict(n_bins=16),
+    'periodic': dict(periodic=True),
     'quantile transform': dict(quantile=True), 'quantile transform, n_bins=0': dict(quantile=True, n_bins=0),
     'y_range': dict(y_range=True), 'layers=[200, 100]': dict(layers=[200, 100]),
     'layers=[800, 400]': dict(layers=[800, 400]), 'layers=[400, 200, 100]': dict(layers=[400, 200, 100]),
@@ -65,8 +68,17 @@ def quantiles(table):
     return replace(table, df=table.df.assign(**dict(zip(conts, fit.transform(values).T))))
 
 
-def fit(table, seed, epochs, bs, *, quantile=False, periodic=False, half=False, flat=False, l1=0, loader='tensors',
-        y_range=False, **kwargs):
+def quantile_edges(to, n_bins=None):
+    "As `table_edges`, by quantiles alone"
+    x = torch.tensor(to.conts.to_numpy(np.float32))
+    if n_bins == 0 or not len(to.cont_names): return None
+    n_bins = n_bins or max(2, min(48, len(to)//50))
+    def edges(col): return compute_bins(col, n_bins=n_bins)[0] if len(col.unique()) > 2 else bin_edges(col)[0]
+    return [edges(o[:, None]) for o in x.T]
+
+
+def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodic=False, half=False, flat=False, l1=0,
+        loader='tensors', y_range=False, embed_p=0., **kwargs):
     "Error and seconds of one fit"
     set_seed(seed, reproducible=True)
     if quantile and table.cont_names: table = quantiles(table)
@@ -74,7 +86,8 @@ def fit(table, seed, epochs, bs, *, quantile=False, periodic=False, half=False, 
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
-    config, cbs = dropconnect_config(embed_p=kwargs.pop('embed_p')), [L1(l1)] if l1 else None
+    config, cbs = dropconnect_config(embed_p=embed_p), [L1(l1)] if l1 else None
+    if quantile_bins: config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
     learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bin_edges', 'ContEmbedding', 'table_edges', 'TargetScale', 'loss_degree', 'target_scale']
 
-# %% ../nbs/01b_numeric.ipynb #c9be25fe
+# %% ../nbs/01b_numeric.ipynb #e6e4e45c
 import warnings
 from numbers import Integral
 
@@ -13,25 +13,29 @@ import numpy as np, torch
 import torch.nn.functional as F
 from fastai.data.transforms import Categorize
 from fastai.tabular.core import TabularPandas
-from rtdl_num_embeddings import PiecewiseLinearEmbeddings, compute_bins
+from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from torch import nn
 
-# %% ../nbs/01b_numeric.ipynb #2738005d
+# %% ../nbs/01b_numeric.ipynb #d6ee7655
 def bin_edges(
     x:torch.Tensor, # Values of the training rows: rows × columns
-    n_bins:int=48, # Bins of each column, fewer where it has fewer different values
+    n_bins:int=48, # Bins of each column, about; fewer where it has fewer different values
 ) -> list: # For each column its increasing edges: at least two
-    "Edges of bins with the same number of rows in each (section 3.2.1)"
+    "Edges of bins with the same number of rows in each (section 3.2.1), and at each value that fills a bin by itself"
     if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 2:
         raise ValueError(f"n_bins={n_bins!r}: give 2 or more")
     def edges(col):
         col = col[col.isfinite()]
-        values = col.unique()
-        if len(values) == 2: return values
+        values,inverse,counts = col.unique(return_inverse=True, return_counts=True)
         if len(values) < 2:  # no bins can tell its values apart: any will do
             low = values[0] if len(values) else col.new_zeros(())
             return torch.stack([low,low+1])
-        return compute_bins(col[:,None], n_bins=min(n_bins, len(col)-1))[0]
+        if len(values) <= n_bins+1: return values
+        # Half of a column may be 0: the bins are for what is left
+        common = counts > len(col)/n_bins
+        rest,n = col[~common[inverse]],n_bins-int(common.sum())
+        ends = torch.stack([values[0],values[-1]])
+        return torch.cat([ends, values[common], rest.quantile(torch.linspace(0, 1, max(n, 1)+1))]).unique()
     return [edges(o) for o in x.float().T]
 
 # %% ../nbs/01b_numeric.ipynb #295ac3bf

@@ -174,7 +174,7 @@ def test_forms_of_the_data(tmp_path, sales, form):
 
 def test_the_real_sales_of_2012(tmp_path, data_path, capsys):
     quick('--path', str(data_path/'bulldozers-2012'), '--arms', 'frozen', '--out', str(tmp_path))
-    assert '9,877 sales to train on, 1,696 to test on' in capsys.readouterr().out
+    assert '9,877 rows to train on, 1,696 to test on' in capsys.readouterr().out
     assert results(tmp_path/'bulldozers-2012')['frozen', 0]['rows'] == dict(train=9877, test=1696)
 
 
