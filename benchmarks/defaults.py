@@ -21,7 +21,7 @@ warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fa
 
 # Epochs and batches, the same for all nets
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
-              diabetes=(30, 64), digits=(20, 64), breast_cancer=(30, 32), wine=(30, 32))
+              diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))
 ARMS = ['default', 'fastai', 'tabm', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
 ABLATED = ['california', 'bike', 'adult', 'bulldozers']
 ABLATIONS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0',
