@@ -19,7 +19,7 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #582c7d66
+# %% ../nbs/05_learner.ipynb #17c01b36
 defaults_of_nets = dict(members=8, ps=0.1)
 only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0.)
 
@@ -55,7 +55,7 @@ def dropconnect_learner(
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
-    n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 50 rows at least; 0: no embeddings
+    n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that answers start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01

@@ -16,7 +16,7 @@ from fastai.tabular.core import TabularPandas
 from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from torch import nn
 
-# %% ../nbs/01b_numeric.ipynb #d6ee7655
+# %% ../nbs/01b_numeric.ipynb #cdadfd9c
 def bin_edges(
     x:torch.Tensor, # Values of the training rows: rows × columns
     n_bins:int=48, # Bins of each column, about; fewer where it has fewer different values
@@ -29,7 +29,7 @@ def bin_edges(
         values,inverse,counts = col.unique(return_inverse=True, return_counts=True)
         if len(values) < 2:  # no bins can tell its values apart: any will do
             low = values[0] if len(values) else col.new_zeros(())
-            return torch.stack([low,low+1])
+            return torch.stack([low, low + low.abs().clamp(min=1)])
         if len(values) <= n_bins+1: return values
         # Half of a column may be 0: the bins are for what is left
         common = counts > len(col)/n_bins
@@ -62,18 +62,18 @@ class ContEmbedding(nn.Module):
 
     def extra_repr(self): return f"columns={len(self.low)}, emb_sz={self.emb_sz}"
 
-# %% ../nbs/01b_numeric.ipynb #a974561d
+# %% ../nbs/01b_numeric.ipynb #634d3cba
 def table_edges(
     to, # `TabularPandas`, such as `dls.train_ds`
-    n_bins:int=None, # As for `bin_edges`; None: 48, fewer where a bin would have less than 50 rows; 0: no embeddings
+    n_bins:int=None, # As for `bin_edges`; None: 48, fewer where a bin would have less than 200 rows; 0: none
 ) -> list|None: # None where there is nothing to embed
     "Edges of the bins of the training rows' continuous columns, as they enter the net"
     if isinstance(n_bins, Integral) and not isinstance(n_bins, bool) and n_bins == 0: return None
     if not isinstance(to, TabularPandas) or not len(to.cont_names): return None
-    if n_bins is None: n_bins = max(2, min(48, len(to)//50))
+    if n_bins is None and (n_bins := min(48, len(to)//200)) < 2: return None  # too few rows to learn bends from
     return bin_edges(torch.tensor(to.conts.to_numpy(np.float32)), n_bins)
 
-# %% ../nbs/01b_numeric.ipynb #1bab31fa
+# %% ../nbs/01b_numeric.ipynb #0870ecbb
 class TargetScale(nn.Module):
     "`mean + std*x`: what a net answers, in the units of its target"
     def __init__(self,
@@ -93,14 +93,17 @@ class TargetScale(nn.Module):
     def forward(self, x):
         # In training the gradient is what it is for a target of size 1: no unit is too small for an optimizer's
         # epsilon or too large for half precision, and each of several targets counts the same
+        x = x.to(torch.promote_types(x.dtype, self.std.dtype))
         if self.training and x.requires_grad: x.register_hook(lambda g: g/self.std**self.degree)
         return self.mean + self.std*x
 
     def extra_repr(self): return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
 
-# %% ../nbs/01b_numeric.ipynb #8a358d90
+# %% ../nbs/01b_numeric.ipynb #9dd05c8d
 # Losses of something else than numbers in the target's units
 _elsewhere = (nn.CrossEntropyLoss,nn.BCEWithLogitsLoss,nn.BCELoss,nn.NLLLoss,nn.PoissonNLLLoss,nn.GaussianNLLLoss)
+_elsewhere_fs = (F.cross_entropy,F.binary_cross_entropy_with_logits,F.binary_cross_entropy,F.nll_loss,
+                 F.poisson_nll_loss,F.gaussian_nll_loss)
 
 def _bare(loss_func):
     "The loss behind fastai's wrappers"
@@ -123,7 +126,7 @@ def target_scale(
     if not isinstance(to, TabularPandas) or len(to.y_names) != n_out: return None
     if any(isinstance(o, Categorize) for o in to.procs.fs): return None
     loss = loss_func or getattr(to, 'loss_func', None)
-    if isinstance(_bare(loss), _elsewhere): return None
+    if isinstance(bare := _bare(loss), _elsewhere) or bare in _elsewhere_fs: return None
     ys = to.ys.to_numpy(np.float64)
     mean,std = ys.mean(0),ys.std(0)
     if not np.isfinite([mean,std]).all(): return None  # no net can learn these
