@@ -23,9 +23,8 @@ warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fa
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
               diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))
 ARMS = ['default', 'fastai', 'tabm', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
-ABLATED = ['california', 'bike', 'adult', 'bulldozers']
-ABLATIONS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0',
-             'default,y_scale=False', 'default,ps=0', 'default,layers=(200,100)']
+ABLATED = ['california', 'bike']
+ABLATIONS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0']
 
 
 def load(name, folder):
@@ -46,9 +45,7 @@ def main():
     folders = {}
     for name in args.tables:
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
-        # A class has no scale
-        ablations = [o for o in args.ablations if name in ABLATED and not (table.classes and 'y_scale' in o)]
-        names = with_parts([*ARMS, 'blend', *ablations])
+        names = with_parts([*ARMS, 'blend', *(args.ablations if name in ABLATED else [])])
         run_arms(table, [o for o in names if o not in args.skip], args.seeds, args.out, epochs=epochs, bs=bs)
         folders[name] = table_folder(args.out, table.name, table.split)
         report(folders[name])

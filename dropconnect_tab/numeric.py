@@ -16,7 +16,7 @@ from fastai.tabular.core import TabularPandas
 from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from torch import nn
 
-# %% ../nbs/01b_numeric.ipynb #cdadfd9c
+# %% ../nbs/01b_numeric.ipynb #a5c0e762
 def bin_edges(
     x:torch.Tensor, # Values of the training rows: rows × columns
     n_bins:int=48, # Bins of each column, about; fewer where it has fewer different values
@@ -25,7 +25,7 @@ def bin_edges(
     if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 2:
         raise ValueError(f"n_bins={n_bins!r}: give 2 or more")
     def edges(col):
-        col = col[col.isfinite()]
+        col = col[col.isfinite()].cpu()
         values,inverse,counts = col.unique(return_inverse=True, return_counts=True)
         if len(values) < 2:  # no bins can tell its values apart: any will do
             low = values[0] if len(values) else col.new_zeros(())
@@ -35,7 +35,7 @@ def bin_edges(
         common = counts > len(col)/n_bins
         rest,n = col[~common[inverse]],n_bins-int(common.sum())
         ends = torch.stack([values[0],values[-1]])
-        return torch.cat([ends, values[common], rest.quantile(torch.linspace(0, 1, max(n, 1)+1))]).unique()
+        return torch.cat([ends, values[common], torch.tensor(np.quantile(rest, np.linspace(0, 1, max(n, 1)+1)))]).float().unique()
     return [edges(o) for o in x.float().T]
 
 # %% ../nbs/01b_numeric.ipynb #295ac3bf
@@ -73,7 +73,7 @@ def table_edges(
     if n_bins is None and (n_bins := min(48, len(to)//200)) < 2: return None  # too few rows to learn bends from
     return bin_edges(torch.tensor(to.conts.to_numpy(np.float32)), n_bins)
 
-# %% ../nbs/01b_numeric.ipynb #0870ecbb
+# %% ../nbs/01b_numeric.ipynb #01f81fdf
 class TargetScale(nn.Module):
     "`mean + std*x`: what a net answers, in the units of its target"
     def __init__(self,
@@ -82,7 +82,8 @@ class TargetScale(nn.Module):
         degree:int=2, # What a loss grows by when errors and units do: 2 for squared errors, 1 for absolute ones
     ):
         super().__init__()
-        mean,std = (torch.as_tensor(o, dtype=torch.float32).reshape(-1) for o in (mean,std))
+        try: mean,std = (torch.as_tensor(o, dtype=torch.float32).reshape(-1) for o in (mean,std))
+        except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"y_scale=({mean!r}, {std!r}): {e}") from e
         if mean.shape != std.shape or not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
             raise ValueError(f"y_scale=({mean.tolist()}, {std.tolist()}): give as many means as standard deviations, "
                              "finite numbers, the latter above 0")

@@ -79,7 +79,7 @@ def load_table(
         raise ValueError(f"{name} is in a file: give the folder that holds it")
     return make(folder)
 
-# %% ../nbs/08b_tables.ipynb #9c51af7b
+# %% ../nbs/08b_tables.ipynb #9498a5e6
 _keys = dict(path=str, target=str, split=(float,str), drop=list, categorical=list, continuous=list, name=str)
 
 def _description(file):
@@ -119,20 +119,27 @@ def read_table(
     "The table that a file describes; a `ValueError` that names what is wrong with it"
     spec = _description(file)
     path = Path(file).parent/spec['path']
-    if not path.exists(): raise ValueError(f"{path} does not exist: correct 'path' in {file}")
-    df,y = pd.read_csv(path, low_memory=False),spec['target']
+    if not path.is_file(): raise ValueError(f"{path} is not a file: correct 'path' in {file}")
+    try: df = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError) as e: raise ValueError(f"{path} is no CSV: {str(e).strip()}") from e
+    y = spec['target']
     used = [y, *spec['drop'], *spec['categorical'], *spec['continuous']]
     if isinstance(spec['split'], str): used.append(spec['split'])
     for o in used:
         if o not in df: raise ValueError(f"{path} has no column {o!r}: it has {', '.join(map(repr, df.columns))}")
+    if twice := [o for o in spec['categorical'] if o in spec['continuous']]:
+        raise ValueError(f"{file} has {twice[0]!r} as categorical and as continuous: choose one")
+    if not len(df): raise ValueError(f"split={spec['split']!r} leaves 0 rows of {path} to train on, 0 to test")
     if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {path}")
     train,test,times = _split(df, spec['split'], path)
     if times is not None and not pd.api.types.is_numeric_dtype(times):
         df[spec['split']] = (times-times.min())/pd.Timedelta(days=1)
     df = df.drop(columns=[o for o in spec['drop'] if o != y])
     conts,cats = cont_cat_split(df, max_card=20, dep_var=y)
-    cats = [o for o in df if o in spec['categorical'] or o in cats and o not in spec['continuous']]
+    numbers = [*spec['continuous'], *([] if times is None else [spec['split']])]  # later times are new to a category
+    cats = [o for o in df if o != y and (o in spec['categorical'] or o in cats and o not in numbers)]
     conts = [o for o in df if o != y and o not in cats]
+    if not (cats or conts): raise ValueError(f"{path} has no column but {y!r}: there is nothing to learn from")
     for o in conts:
         if not pd.api.types.is_numeric_dtype(df[o]): raise ValueError(
             f"{o!r} is not numeric ({df[o].dtype}): name it in 'categorical' or 'drop' of {file}")

@@ -43,7 +43,7 @@ def make_table(y='price', n=200, **kwargs):
 
 
 def plain_learner(dls, *args, config=None, **kwargs):
-    "`dropconnect_learner` with nothing but the mask: the extras off, unless the caller or their `config` says otherwise"
+    "`dropconnect_learner` with nothing but the mask: the extras off, unless the caller or `config` says otherwise"
     off = {k: v for k, v in dict(only_masks, lr=1e-3).items() if k not in (config or {})}
     return dropconnect_learner(dls, *args, config=config, **{**off, **kwargs})
 

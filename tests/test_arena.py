@@ -1,15 +1,18 @@
 "Runs, their files, searches, and what stops them."
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_df, make_table
+import torch
+from conftest import make_df, make_table, root
 
 import dropconnect_tab.arena as arena
-from dropconnect_tab.arena import (errors, load_preds, load_run, row_losses, run_arm, run_arms, run_path,
-                                   search_settings, with_parts, write_whole)
+from dropconnect_tab.arena import (check_device, check_settings, errors, load_preds, load_run, main, row_losses,
+                                   run_arm, run_arms, run_path, run_table, search_settings, with_parts, write_whole)
 from dropconnect_tab.contenders import arm_params, arms
 
 quick = dict(epochs=1, layers=(20, 10))
@@ -374,3 +377,161 @@ def test_a_blend_is_made_of_searched_parts(table, tmp_path):
     for o in ('rf', 'et', 'xgb', 'fastai'):
         assert res[o]['search']['tried'] == 2
         assert res['blend']['params'][o] == {k: v for k, v in res[o]['params'].items() if k != 'data'}
+
+
+# --- From a shell ---
+
+def failure(capsys, *args):
+    "What is said on stderr: one line"
+    with pytest.raises(SystemExit) as e: main([*map(str, args)])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dropconnect-arena: '), err
+    return err
+
+
+@pytest.fixture
+def houses(tmp_path):
+    "What describes a CSV"
+    make_df(200).to_csv(tmp_path/'houses.csv', index=False)
+    file = tmp_path/'houses.toml'
+    file.write_text('path = "houses.csv"\ntarget = "price"\ndrop = ["cost", "cheap", "band"]')
+    return file
+
+
+def test_a_run_on_wine(tmp_path, capsys):
+    main(['--table', 'wine', '--arms', 'default', 'rf', '--seeds', '2', '--epochs', '1', '--device', 'cpu', '--set',
+          'layers=(20,10)', 'n_estimators=10', '--out', str(tmp_path)])
+    folder = tmp_path/'wine-random'
+    assert {o for o in files(folder) if '/' in o} == {f'{o}/{i}.{k}' for o in ('default', 'rf') for i in (0, 1)
+                                                      for k in ('json', 'npz')}
+    assert {'table.md', 'arms.png'} <= {*files(folder)}
+    out, res = capsys.readouterr().out, json.loads((folder/'default'/'1.json').read_text())
+    assert 'wine, split random: 128 rows to train on, 50 to test on' in out and 'log loss:' in out
+    assert (folder/'table.md').read_text() in out and str(folder) in out
+    assert (res['dataset'], res['seed'], res['device'], len(res['curve'])) == ('wine', 1, 'cpu', 1)
+    assert res['params'] == dict(epochs=1, bs=256, layers=[20, 10], data=res['params']['data'])
+    assert load_preds(folder/'default'/'1.json')['pred'].shape == (50, 3)
+
+
+@pytest.mark.parametrize('command', ['module', 'script'])
+def test_a_table_of_ones_own_from_a_shell(houses, command):
+    assert 'dropconnect-arena=dropconnect_tab.arena:main' in (root/'settings.ini').read_text()
+    call = 'import dropconnect_tab.arena as a; a.main()'  # as a script that pip makes
+    done = subprocess.run([sys.executable, *(['-m', 'dropconnect_tab.arena'] if command == 'module' else ['-c', call]),
+                           '--table', 'houses.toml', '--arms', 'rf', '--seeds', '1', '--set', 'n_estimators=10'],
+                          cwd=houses.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'houses, split random: 163 rows to train on, 37 to test on' in done.stdout and 'RMSE:' in done.stdout
+    assert (houses.parent/'runs'/'houses-random'/'rf'/'0.json').exists()
+
+
+def test_a_table_in_a_folder(data_path, tmp_path):
+    res = run_table('california', data_path, ['rf'], 1, tmp_path, 'cpu', n_estimators=2)
+    assert [(r['dataset'], r['rows']) for r in res] == [('california', dict(train=16498, test=4142))]
+
+
+class Stop(Exception): pass
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "What `main` asks `run_arms` for, which does not run"
+    def ask(*args):
+        seen = {}
+        def spy(table, names, seeds, out, device, search=0, **given):
+            seen.update(table=table.name, names=list(names), seeds=seeds, out=out, device=device, search=search,
+                        given=given)
+            raise Stop
+        monkeypatch.setattr(arena, 'run_arms', spy)
+        with pytest.raises(Stop): main([*map(str, args)])
+        return seen
+    return ask
+
+
+def test_the_command_line_reaches_the_runs(asked, houses):
+    plain = asked('--table', 'wine')
+    assert plain == dict(table='wine', names=['default', 'fastai', 'rf'], seeds=3, out='runs', device=None, search=0,
+                         given={})
+    told = asked('--table', houses, '--arms', 'frozen', 'default,members=2', '--seeds', 5, '--search', 4, '--epochs',
+                 2, '--weight-p', .7, '--set', 'wd=0.1', 'layers=(20,10)', '--out', 'mine', '--device', 'cpu')
+    assert told == dict(table='houses', names=['frozen', 'default,members=2'], seeds=5, out='mine', device='cpu',
+                        search=4, given=dict(wd=.1, layers=(20, 10), epochs=2, weight_p=.7))
+
+
+@pytest.mark.parametrize('args, match', [
+    (['--table', 'mnist'], "table='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
+    (['--table', 'california'], 'california is in a file: give the folder that holds it'),
+    (['--table', 'california', '--folder', 'nowhere'], 'does not exist: give the folder that holds california'),
+    (['--arms', 'rf2'], "arm='rf2' is unknown: choose one of 'fastai'"),
+    (['--arms', 'default', 'rf,lr=1'], "'rf' has no setting 'lr': choose some of 'n_estimators'"),
+    (['--set', 'nothing=3'], "no arm of default, fastai, rf has a setting 'nothing': choose some of"),
+    (['--arms', 'rf', '--epochs', 1], "no arm of rf has a setting 'epochs'"),
+    (['--arms', 'fastai', '--weight-p', .5], "no arm of fastai has a setting 'weight_p'"),
+    (['--set', 'table=x'], "has a setting 'table'"), (['--set', 'names=x'], "has a setting 'names'"),
+    (['--set', 'title=x'], "has a setting 'title'"), (['--set', 'members=0'], 'members=0: give at least 1'),
+    (['--seeds', 0], 'seeds=0: give at least 1'), (['--search', -1], 'search=-1: give the number'),
+    (['--device', 'abacus'], "device='abacus' is not to be had here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
+    ids=str)
+def test_what_the_command_refuses(capsys, tmp_path, monkeypatch, args, match):
+    monkeypatch.chdir(tmp_path)
+    assert match in failure(capsys, *([] if '--table' in args else ['--table', 'wine']), *args)
+    assert not list(tmp_path.rglob('*.json'))
+
+
+@pytest.mark.parametrize('text, match', [
+    ('target = "price"', "lacks 'path'"), ('path = "houses.csv"\ntarget = "prise"', "no column 'prise'"),
+    ('path = ', 'is not TOML'), ('path = "broken.csv"\ntarget = "price"', 'broken.csv'),
+    ('path = "empty.csv"\ntarget = "price"', 'empty.csv')])
+def test_tables_that_the_command_refuses(capsys, houses, text, match):
+    (houses.parent/'broken.csv').write_text('price,size\n1,2\n1,2,3,4\n')
+    (houses.parent/'empty.csv').write_text('')
+    houses.write_text(text)
+    assert match in failure(capsys, '--table', houses, '--out', houses.parent)
+
+
+def test_the_command_needs_a_table(capsys):
+    with pytest.raises(SystemExit) as e: main([])
+    assert e.value.code == 2 and '--table' in capsys.readouterr().err
+
+
+def test_help_names_the_tables_and_the_arms(capsys):
+    with pytest.raises(SystemExit) as e: main(['--help'])
+    text = capsys.readouterr().out
+    assert e.value.code == 0
+    for o in ('--table', '--folder', '--arms', '--set', 'california', 'wine', 'default', '.toml'): assert o in text
+
+
+def test_a_stopped_command_goes_on(tmp_path, capsys, monkeypatch):
+    args = ['--table', 'diabetes', '--arms', 'rf', 'et', '--seeds', '1', '--set', 'n_estimators=5', '--out']
+    args.append(str(tmp_path))
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setitem(arms, 'et', replace(arms['et'], fit=stop))
+    with pytest.raises(SystemExit) as e: main(args)
+    assert e.value.code == 130 and 'the same command goes on from there' in capsys.readouterr().err
+    assert files(tmp_path) == ['diabetes-random/rf/0.json', 'diabetes-random/rf/0.npz']
+    monkeypatch.undo()
+    main(args)
+    assert 'diabetes-random/et/0.json' in files(tmp_path)
+
+
+def test_errors_are_errors_in_python(tmp_path):
+    for kwargs, match in ((dict(table='mnist'), "table='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
+                          (dict(device='abacus'), "device='abacus'"), (dict(names=[]), 'no arm to run')):
+        with pytest.raises(ValueError, match=match): run_table(**{'table': 'wine', 'out': tmp_path, **kwargs})
+    assert not list(tmp_path.iterdir())
+
+
+def test_devices():
+    assert check_device('auto') is None and check_device('cpu') == 'cpu'
+    for o in ('abacus', '', *(['cuda'] if not torch.cuda.is_available() else [])):
+        with pytest.raises(ValueError, match=f"device='{o}' is not to be had here .*: use 'cpu' or 'auto'"):
+            check_device(o)
+
+
+def test_settings_that_some_arm_has():
+    check_settings(['dense', 'rf'], dict(lr=.1, n_estimators=3))
+    check_settings(['default'], dict(n_bins=8, embed_p=.1))
+    with pytest.raises(ValueError, match="no arm of dense, rf has a setting 'n_bins': choose some of bs, epochs"):
+        check_settings(['dense', 'rf'], dict(lr=.1, n_bins=8))
+    pytest.importorskip('xgboost')
+    check_settings(['blend'], dict(max_depth=3, lr=.1))  # the parts have them

@@ -9,11 +9,15 @@ import pandas as pd
 import pytest
 import torch
 from conftest import hidden, make_df, make_table
+from fastai.tabular.all import set_seed
 from torch.nn import functional as F
 
 import dropconnect_tab.contenders as contenders
-from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_deep_ensemble, fit_fastai,
-                                        fit_net, fit_tabm, fit_trees, read_value, read_variant, table_dls, y_limits)
+from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_deep_ensemble, fit_default,
+                                        fit_fastai, fit_net, fit_tabm, fit_trees, read_value, read_variant, table_dls,
+                                        y_limits)
+from dropconnect_tab.data import TabTensorDL
+from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.members import MemberLoss
 
 quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
@@ -280,6 +284,89 @@ def test_the_members_arms_search_what_nets_search():
     ensemble = arms['deep-ensemble']
     assert ensemble.like == 'dense' and not ensemble.space
     assert ensemble.params.keys() == arms['dense'].params.keys() | {'nets'}
+
+
+# --- The learner's defaults ---
+
+@pytest.fixture
+def default(built):
+    "A function that gives the untrained learner of the arm or a variant of it, and what it would train with"
+    return lambda name='default', table=make_table(n=12_100): fit_default(table, 3, 'cpu', **arm_params(name))
+
+
+def described(learn, epochs, lr, wd):
+    "What the settings of the arm are about, read from the learner"
+    model, masks = learn.model, learn.model.weight_masks
+    drops = {m.p for m in model.layers.modules() if isinstance(m, torch.nn.Dropout)} or {0}
+    learn.create_opt()
+    return dict(
+        epochs=epochs, bs=learn.dls.train.bs, layers=tuple(o.out_features for o in hidden(model).values()),
+        weight_p=next(iter(masks.weight_p.values()), 0), mask=masks.mask, unit=masks.unit, members=model.members,
+        n_bins=0 if model.cont_embed is None else model.cont_embed.embed.linear.weight.shape[1],
+        y_scale=model.y_scale is not None, ps=drops.pop(), embed_p=model.emb_drop.p, lr=lr,
+        wd=learn.opt.hypers[0]['wd'] if wd is None else wd,
+        loader='tensors' if isinstance(learn.dls.train, TabTensorDL) else 'fastai')
+
+
+def test_the_default_arm_is_the_learner_with_its_defaults(default):
+    table = make_table(n=12_100)
+    learn, epochs, lr, wd = default(table=table)
+    set_seed(3, reproducible=True)
+    users = dropconnect_learner(table_dls(table, 256, 'cpu', 'tensors'), seed=3)
+    assert (epochs, lr, wd) == (8, users.lr, users.wd) and repr(learn.model) == repr(users.model)
+    a, b = learn.model.state_dict(), users.model.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert repr(learn.loss_func) == repr(users.loss_func)
+
+
+def test_the_default_arm_says_what_the_defaults_are(default):
+    arm = arms['default']
+    found = described(*default())
+    assert {k: found[k] for k in arm.settings} == {**arm.params, **arm.also} and not arm.space
+
+
+variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
+            ('mask', 'resampled'), ('unit', 'feature'), ('members', 2), ('members', 1), ('n_bins', 5), ('n_bins', 0),
+            ('y_scale', False), ('ps', .3), ('ps', 0), ('embed_p', .2), ('lr', .02), ('wd', .3), ('loader', 'fastai')]
+
+
+@pytest.mark.parametrize('k, v', variants)
+def test_a_variant_of_the_default_arm_changes_what_it_names(default, k, v):
+    found = described(*default(f"default,{k}={str(v).replace(' ', '')}"))
+    assert found == {**described(*default()), k: v}
+
+
+def test_every_setting_of_the_default_arm_is_varied_above():
+    assert {*arms['default'].settings} == {k for k, _ in variants}
+
+
+@pytest.mark.parametrize('name', ['default', 'default,mask=resampled', 'default,members=1', 'default,mask=frozen'])
+def test_a_fit_of_the_default_arm(name, either):
+    fit = lambda seed: fit_default(either, seed, 'cpu', **arm_params(name, epochs=2, bs=64, layers=(20, 10)))
+    (a, b, c), n_out = (fit(seed) for seed in (1, 1, 2)), 3 if either.classes else 1
+    assert np.array_equal(a['pred'], b['pred']) and not np.allclose(a['pred'], c['pred'], atol=1e-4)
+    assert a['pred'].shape == (40, n_out) and np.isfinite(a['pred']).all() and len(a['curve']) == 2
+    if either.classes: assert np.allclose(a['pred'].sum(1), 1, atol=1e-5)
+
+
+def test_the_default_arm_of_classes(default):
+    learn = default(table=make_table('band'))[0]
+    assert learn.model.average == 'softmax' and learn.model.y_scale is None and isinstance(learn.loss_func, MemberLoss)
+
+
+def test_the_default_arm_answers_in_the_units_of_the_target():
+    table = make_table(df=make_df(200).assign(price=lambda d: 3e6 + 1e6*d.price))
+    pred = fit_default(table, 0, 'cpu', **arm_params('default', epochs=1, layers=(20, 10)))['pred']
+    assert abs(pred.mean()-3e6) < 5e5
+
+
+@pytest.mark.parametrize('name, match', [
+    ('default,y_scale=1', 'y_scale=1: give a value such as True'), ('default,n_bins=.5', 'n_bins=0.5: give a value'),
+    ('default,members=0', 'members=0: give at least 1'), ('default,mask=froze', "mask='froze' is unknown"),
+    ('default,loader=fast', "loader='fast' is unknown"), ('default,rescale=False', "has no setting 'rescale'"),
+    ('default,weight_p=1', 'weight_p=1 is not the fraction'), ('default,layers=20', r'layers=20: give a value such')])
+def test_bad_variants_of_the_default_arm(name, match):
+    with pytest.raises(ValueError, match=match): arm_params(name)
 
 
 # --- TabM ---

@@ -1,19 +1,22 @@
 "Numbers at both ends of a net: embeddings of continuous columns, and the scale of the target"
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_dls
 from fastai.tabular.all import (BCEWithLogitsLossFlat, CategoryBlock, CrossEntropyLossFlat, L1LossFlat, MSELossFlat,
-                                Normalize, RegressionBlock, TabularDataLoaders, TabularPandas, load_learner, rmse,
-                                set_seed, tabular_learner)
+                                MultiCategoryBlock, Normalize, RegressionBlock, TabularDataLoaders, TabularPandas,
+                                load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
 from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner,
                                  only_masks)
+from dropconnect_tab.masks import find_linears
 from dropconnect_tab.numeric import (ContEmbedding, TargetScale, bin_edges, loss_degree, table_edges, target_scale)
 
 
@@ -41,6 +44,30 @@ def test_bins_of_odd_columns(col, n):
     edges = bin_edges(torch.tensor(col)[:, None], 48)[0]
     assert edges.isfinite().all() and (edges.diff() > 0).all()
     assert n is None or len(edges) == n
+
+
+@pytest.mark.parametrize('value', [0., -3., 1e9])
+def test_a_column_of_one_value_can_be_embedded(value):
+    edges = bin_edges(torch.full((60, 1), value), 48)
+    assert edges[0].diff() > 0 and ContEmbedding(edges, 4)(torch.full((5, 1), value)).isfinite().all()
+
+
+def test_edges_of_a_table():
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({'a': rng.normal(5, 3, 3000), 'b': rng.integers(4, size=3000), 'y': 0.})
+    def made(n, *names):
+        return TabularPandas(df, [Normalize], [], names, y_names='y', splits=[[*range(n)], [*range(n, 3000)]]).train
+    to = made(2500, 'a', 'b')
+    def n_edges(*args): return [len(o) for o in table_edges(to, *args)]
+    assert n_edges() == [13, 4] and n_edges(8) == [9, 4]
+    assert n_edges(np.int64(8)) == [9, 4] and table_edges(to, 0) is None
+    assert table_edges(made(399, 'a')) is None, "a bin has 200 rows at least"
+    assert [len(table_edges(made(n, 'a'))[0]) for n in (400, 1000)] == [3, 6]
+    found = table_edges(to)[0]
+    assert found[0].item() == pytest.approx(to.conts.a.min()) and found[-1].item() == pytest.approx(to.conts.a.max())
+    assert found.abs().max() < 5, "as they enter the net: normalised"
+    assert table_edges(TabularPandas(df, [], ['b'], [], y_names='y')) is None and table_edges(None) is None
+    with pytest.raises(ValueError, match='n_bins=False'): table_edges(to, False)
 
 
 @pytest.mark.parametrize('n', [1, -3, 2.5, True, 'x'])
@@ -128,6 +155,36 @@ def test_gradients_are_those_of_a_target_of_size_1(unit, loss, degree):
     assert torch.allclose(gradient(TargetScale(7*unit, unit, degree), unit*(y+7)), gradient(None, y), atol=1e-4)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('unit', [1e-6, 1., 1e6])
+def test_gradients_of_other_kinds_of_numbers(unit, dtype):
+    "As mixed precision has them: no unit is too large or too small for them"
+    x, y = torch.tensor([[.3], [.1], [-.7]]), torch.tensor([[1.], [-2.], [.5]])
+    half = x.to(dtype).requires_grad_()
+    out = TargetScale(7*unit, unit)(half)
+    MSELossFlat()(out.float(), unit*(y+7)).backward()
+    assert out.dtype in (torch.float32, torch.float64) and half.grad.dtype == dtype
+    assert torch.allclose(half.grad.float(), 2*(x-y)/3, rtol=.02)
+
+
+def test_each_target_has_its_own_gradient():
+    "Two targets of unlike units, of each of three members, count as they would alone"
+    unit, y = torch.tensor([1e6, 1e-4]), torch.randn(8, 2)
+    def gradient(scale, y):
+        x = torch.linspace(-1, 1, 48).view(8, 3, 2).requires_grad_()
+        MemberLoss(MSELossFlat())(scale(x) if scale else x, y).backward()
+        return x.grad
+    assert torch.allclose(gradient(TargetScale(3*unit, unit), unit*(y+3)), gradient(None, y), rtol=1e-3, atol=1e-5)
+
+
+def test_copies_of_the_scale():
+    scale, other, x = TargetScale([5, 3], [2, 4]), TargetScale([0, 0], [1, 1]), torch.randn(4, 2)
+    other.load_state_dict(scale.state_dict())
+    for o in (other, copy.deepcopy(scale), pickle.loads(pickle.dumps(scale))):
+        assert torch.equal(o(x), torch.tensor([5, 3]) + torch.tensor([2, 4])*x) and o.degree == 2
+    assert 'mean=[5.0, 3.0], std=[2.0, 4.0]' in repr(scale) and scale.double()(x.double()).dtype == torch.float64
+
+
 def test_the_gradient_is_the_true_one_in_evaluation():
     x = torch.ones(2, 1, requires_grad=True)
     TargetScale(0, 5).eval()(x).sum().backward()
@@ -155,7 +212,8 @@ def test_scales_come_from_the_training_rows():
 
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), BCEWithLogitsLossFlat(), nn.PoissonNLLLoss(),
-                                  MemberLoss(nn.PoissonNLLLoss())])
+                                  MemberLoss(nn.PoissonNLLLoss()), F.binary_cross_entropy_with_logits,
+                                  F.poisson_nll_loss, partial(F.poisson_nll_loss, full=True)])
 def test_no_scale_where_outputs_are_something_else(loss):
     assert target_scale(table({'y': np.arange(100.)}), 1, loss) is None
 
@@ -167,8 +225,21 @@ def test_no_scale_for_classes_and_for_other_outputs():
     assert target_scale(table({'y': np.arange(100)}, y_block=RegressionBlock()), 1).mean.item() == pytest.approx(39.5)
 
 
+def test_no_scale_for_several_labels():
+    y = {'y': np.arange(100) % 2 == 0, 'z': np.arange(100) % 3 == 0}
+    assert target_scale(table(y, y_block=MultiCategoryBlock(encoded=True, vocab=list(y))), 2) is None
+
+
+def test_targets_that_nobody_can_learn():
+    y = np.r_[np.nan, np.arange(99.)]
+    assert target_scale(table({'y': y}), 1) is None
+    assert target_scale(table({'y': np.r_[np.arange(80.), [np.nan]*20]}), 1).mean.item() == 39.5  # the test's own gaps
+
+
 @pytest.mark.parametrize('loss, degree', [(None, 2), (nn.MSELoss(), 2), (nn.functional.mse_loss, 2), (L1LossFlat(), 1),
-                                          (MemberLoss(MSELossFlat()), 2), (lambda a, b: (a-b).abs().mean(), 1)])
+                                          (MemberLoss(MSELossFlat()), 2), (lambda a, b: (a-b).abs().mean(), 1),
+                                          (partial(F.mse_loss, reduction='sum'), 2), (MemberLoss(F.l1_loss), 1),
+                                          (MemberLoss(nn.MSELoss()), 2), (F.l1_loss, 1)])
 def test_degrees_of_losses(loss, degree):
     assert loss_degree(loss) == degree
     assert target_scale(table({'y': np.arange(100.)}), 1, loss).degree == degree
@@ -255,8 +326,10 @@ def test_what_the_learner_is_told():
 
 def test_bins_of_the_learner():
     dls = loaders(TARGETS['millions'])
+    assert dropconnect_learner(dls).model.cont_embed is None  # 300 training rows, and 200 of them in a bin
+    dls = loaders(TARGETS['millions'], n=1500)
     def n_edges(**kwargs): return len(dropconnect_learner(dls, **kwargs).model.cont_embed.embed.impl.weight[0])
-    assert n_edges() == 6  # 300 training rows, 50 of them at least in each
+    assert n_edges() == 7
     assert n_edges(n_bins=20) == 20
     assert dropconnect_learner(dls, n_bins=0).model.cont_embed is None
     with pytest.raises(ValueError, match="n_bins=1"): dropconnect_learner(dls, n_bins=1)
@@ -269,7 +342,9 @@ def test_bins_of_the_learner():
 @pytest.mark.parametrize('kwargs', [{}, dict(mask='frozen', members=1), dict(mask='frozen'), dict(unit='feature'),
                                     dict(mask='resampled', weight_p=.1)], ids=str)
 def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
+    kwargs = {**kwargs, 'n_bins': 6}
     learn = trained(loaders(TARGETS['millions'], path=tmp_path), 2, **kwargs)
+    assert learn.model.cont_embed is not None and learn.model.y_scale is not None
     want = preds(learn)
     learn.save('net')
     learn.export('net.pkl')
@@ -289,8 +364,56 @@ def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
         assert torch.allclose(torch.stack(each).mean(0), want, rtol=1e-4)
 
 
+@pytest.mark.parametrize('members', [1, 3])
+@pytest.mark.parametrize('mask', ['trainable', 'frozen'])
+def test_by_column_a_number_and_its_embedding_are_dropped_together(mask, members):
+    learn = dropconnect_learner(make_dls(n=1000), layers=[40, 20], unit='feature', mask=mask, members=members, seed=0)
+    groups = learn.model.column_groups
+    assert groups == [*(e.embedding_dim for e in learn.model.embeds), 17, 17] and list(find_linears(learn.model)) == [
+        'layers.0.0', 'layers.1.0', 'layers.2.0'], "embeddings are not masked"
+    with learn.no_bar(), learn.no_logging():
+        if mask == 'frozen': learn.fit(2)
+    for part in (learn.model.layers[0][0].weight != 0).split(groups, -1):
+        assert torch.equal(part.any(-1), part.all(-1))
+        assert 0 < part.float().mean() < 1
+    each = [learn.model] if members == 1 else [learn.model.member(i) for i in range(members)]
+    assert {tuple(o.column_groups) for o in each} == {tuple(groups)}
+
+
+@pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
+def test_embeddings_and_the_scale_train_with_every_mask(mask):
+    learn = trained(loaders(TARGETS['millions'], n=900), 3, mask=mask, members=2)
+    bends = learn.model.cont_embed.embed.linear.weight
+    assert bends.ne(0).float().mean() > .9 and bends.isfinite().all()
+    if mask == 'frozen':
+        for l in learn.model.weight_masks.linears.values():
+            assert (~l.keep).float().mean() == .5 and not l.weight[~l.keep].any() and l.weight[l.keep].all()
+    y, scale = learn.dls.train_ds.ys.y, learn.model.y_scale
+    assert scale.mean.item() == pytest.approx(y.mean()) and not [n for n, _ in scale.named_parameters()]
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(n_bins=3), dict(n_bins=0), dict(y_scale=False), dict(y_scale=(0, 1)), dict(ps=0.), dict(ps=[.1, .6]),
+    dict(members=3), dict(y_range=(0, 1e7)), dict(lr=.1), dict(config=dropconnect_config(embed_p=.5)),
+    dict(layers=[50]), dict(config=dropconnect_config(cont_emb_sz=3)), dict(loss_func=L1LossFlat())], ids=str)
+def test_each_argument_has_an_effect(kwargs):
+    def losses(**kwargs):
+        set_seed(0)
+        learn = dropconnect_learner(make_dls(n=1000), **{'layers': [50, 20], 'seed': 0, **kwargs})
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return [float(o) for o in learn.recorder.losses]
+    assert losses() == losses() != losses(**kwargs)
+
+
+@pytest.mark.parametrize('y', ['cheap', 'band'])
+def test_classes_have_embeddings_and_no_scale(y):
+    learn = dropconnect_learner(make_dls(y, n=1000), layers=[50, 20])
+    assert learn.model.y_scale is None and learn.model.cont_embed is not None and learn.model.average == 'softmax'
+    assert abs(preds(learn)-1/learn.dls.c).max() < .4
+
+
 def test_with_everything_off_it_is_fastais_net(tmp_path):
-    dls = make_dls(path=tmp_path)
+    dls = make_dls(path=tmp_path, n=600)
     def losses(make, **kwargs):
         set_seed(0, reproducible=True)
         learn = make(dls, layers=[50, 20], **kwargs)
