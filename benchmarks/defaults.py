@@ -39,7 +39,8 @@ def main():
     p.add_argument('--seeds', type=int, default=5)
     p.add_argument('--ablations', nargs='*', default=ABLATIONS)
     p.add_argument('--skip', nargs='*', default=[], help="arms to leave for another time")
-    p.add_argument('--no-report', action='store_true', help="run only: another process writes the tables")
+    p.add_argument('--no-tables', action='store_true', help="run only: another process writes the tables")
+    p.add_argument('--reports', action='store_true', help="write each table's report, too; its intervals take minutes")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     folders = {}
@@ -48,10 +49,10 @@ def main():
         names = with_parts([*ARMS, 'blend', *(args.ablations if name in ABLATED else [])])
         run_arms(table, [o for o in names if o not in args.skip], args.seeds, args.out, epochs=epochs, bs=bs)
         folders[name] = table_folder(args.out, table.name, table.split)
-        report(folders[name])
-    if args.no_report: return
+        if args.reports: report(folders[name])
+    if args.no_tables: return
     every, ablated = list(folders.values()), [folders[o] for o in folders if o in ABLATED]
-    references = ['fastai', 'blend', 'tabm', 'catboost']
+    references = ['fastai', 'blend', 'xgb']
     texts = dict(ranks=format_across(across(every, ARMS)), default=against(every, 'default', references))
     if ablated: texts['ablation'] = format_across(across(ablated, ['default', *args.ablations]))
     for name, text in texts.items():

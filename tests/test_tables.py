@@ -225,7 +225,7 @@ def test_what_has_to_be_said(tmp_path, key, match):
 def test_files_that_are_not_there(read, tmp_path):
     with pytest.raises(ValueError, match="no.toml does not exist: give a TOML file that describes a table"):
         read_table(tmp_path/'no.toml')
-    with pytest.raises(ValueError, match="gone.csv does not exist: correct 'path' in .*my houses.toml"):
+    with pytest.raises(ValueError, match="gone.csv is not a file: correct 'path' in .*my houses.toml"):
         read(path='gone.csv')
     with pytest.raises(ValueError, match="has no column 'cost': it has 'shop'"): read(target='cost')
 
