@@ -16,6 +16,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from defaults import load
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
 from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
@@ -23,10 +24,8 @@ from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
 from dropconnect_tab.arena import errors, write_whole
-from dropconnect_tab.bulldozers import bulldozers_table
-from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.contenders import L1Penalty, table_dls, y_limits
 from dropconnect_tab.numeric import bin_edges
-from dropconnect_tab.tables import load_table
 
 warnings.filterwarnings('ignore')
 
@@ -50,14 +49,6 @@ VARIANTS = {
     'lr=0.003': dict(lr=.003), 'lr=0.03': dict(lr=.03), 'wd=0.01': dict(wd=.01), 'wd=0.3': dict(wd=.3),
     'flat rate, then cosine': dict(flat=True), 'l1=1e-5': dict(l1=1e-5), "fastai's loader": dict(loader='fastai'),
 }
-
-
-class L1(Callback):
-    "Adds `l1` times the sum of the absolute values of the masked weights to the loss"
-    def __init__(self, l1): self.l1 = l1
-    def after_loss(self):
-        weights = [o.weight for o in self.model.weight_masks.linears.values()]
-        if self.training: self.learn.loss_grad = self.loss_grad + self.l1*sum(o.abs().sum() for o in weights)
 
 
 def quantiles(table):
@@ -86,7 +77,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
-    config, cbs = dropconnect_config(embed_p=embed_p), [L1(l1)] if l1 else None
+    config, cbs = dropconnect_config(embed_p=embed_p), [L1Penalty(l1)] if l1 else None
     if quantile_bins: config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
     learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:
@@ -126,8 +117,7 @@ def main():
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    bulldozers = lambda: bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')
-    tables = {o: (bulldozers() if o == 'bulldozers' else load_table(o, args.folder)).slice() for o in args.tables}
+    tables = {o: load(o, args.folder).slice() for o in args.tables}
     for seed in range(args.seeds):
         for variant in progress_bar(args.variants):
             for name, table in tables.items():

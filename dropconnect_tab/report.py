@@ -268,7 +268,7 @@ def main(args=None):
         try: print(f"{o}\n\n{report(o)}\n")
         except ValueError as e: p.exit(2, f"{p.prog}: {e}\n")
 
-# %% ../nbs/09a_report.ipynb #8428c4d9
+# %% ../nbs/09a_report.ipynb #7135549c
 def across(
     folders:list, # Folders of tables, as for `report`
     arms:list, # Arms to rank
@@ -304,11 +304,10 @@ def against(
     "On each table, by how many percent the error of `arm` differs from others', with its 95% interval"
     def row(folder):
         results = [r for r in read_results(folder) if r['arm'] in (arm,*references)]
-        measure,summary = measure_of(results[0]),summarise(results)
-        compared = compare(results, tuple(references))
+        measure,summary,runs = measure_of(results[0]),summarise(results),_by_arm(results)
         def cell(other):
-            if (arm,other) not in compared: return ''
-            diff,low,high = (100*o/summary[measure][other] for o in compared[arm,other])
+            if other not in runs: return ''
+            diff,low,high = (100*o/summary[measure][other] for o in paired_interval(runs[arm], runs[other]))
             text = f'{diff:+.1f}%'
             return f"{f'**{text}**' if low>0 or high<0 else text} [{low:+.1f}, {high:+.1f}]"
         return [Path(folder).name, f'{_LABELS[measure]} {summary[measure][arm]:.4f}', *map(cell, references)]
