@@ -90,7 +90,7 @@ class MemberLoss(BaseLoss):
     @reduction.setter
     def reduction(self, v): self.base.reduction = v
 
-# %% ../nbs/01a_members.ipynb #bead09f1
+# %% ../nbs/01a_members.ipynb #d609826c
 class MemberAnswers(torch.Tensor):
     "What members answer in training, (rows, members, outputs): for a `MemberLoss` only"
     @classmethod
@@ -110,12 +110,14 @@ class MemberAnswers(torch.Tensor):
         if cls is not torch.Tensor: self._refuse()
         return _plain(self)
 
-@torch.compiler.disable
+def _as_answers(answers): return answers.as_subclass(MemberAnswers)
+
 def wait_for_loss(
     answers:torch.Tensor, # (rows, members, outputs)
 ) -> MemberAnswers:
     "`answers` of members in training"
-    return answers.as_subclass(MemberAnswers)
+    # A compiled graph has no types; `disable` as a decorator would import torch's compiler with this module
+    return torch.compiler.disable(_as_answers)(answers) if torch.compiler.is_compiling() else _as_answers(answers)
 
 # %% ../nbs/01a_members.ipynb #7ee51bc0
 class AverageMembers(Callback):

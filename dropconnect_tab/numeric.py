@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bin_edges', 'ContEmbedding', 'table_edges', 'TargetScale', 'loss_degree', 'target_scale']
 
-# %% ../nbs/01b_numeric.ipynb #e6e4e45c
+# %% ../nbs/01b_numeric.ipynb #79e164af
 import warnings
 from numbers import Integral
 
@@ -13,7 +13,6 @@ import numpy as np, torch
 import torch.nn.functional as F
 from fastai.data.transforms import Categorize
 from fastai.tabular.core import TabularPandas
-from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from torch import nn
 
 # %% ../nbs/01b_numeric.ipynb #a5c0e762
@@ -38,7 +37,7 @@ def bin_edges(
         return torch.cat([ends, values[common], torch.tensor(np.quantile(rest, np.linspace(0, 1, max(n, 1)+1)))]).float().unique()
     return [edges(o) for o in x.float().T]
 
-# %% ../nbs/01b_numeric.ipynb #295ac3bf
+# %% ../nbs/01b_numeric.ipynb #c10b72ed
 class ContEmbedding(nn.Module):
     "Piecewise-linear embeddings of continuous columns: rows × columns → rows × columns × emb_sz"
     def __init__(self,
@@ -46,6 +45,7 @@ class ContEmbedding(nn.Module):
         emb_sz:int=16, # Width of the embedding of a column
     ):
         super().__init__()
+        from rtdl_num_embeddings import PiecewiseLinearEmbeddings  # here, since it takes a tenth of fastai's import
         if isinstance(emb_sz, bool) or not isinstance(emb_sz, Integral) or emb_sz < 1:
             raise ValueError(f"cont_emb_sz={emb_sz!r}: give a width of 1 or more")
         self.emb_sz = emb_sz
