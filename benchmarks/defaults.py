@@ -23,8 +23,10 @@ warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fa
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
               diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))
 ARMS = ['default', 'fastai', 'tabm', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
-ABLATED = ['california', 'bike']
-ABLATIONS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0']
+# What is taken away, and where
+PARTS = ['default,members=1', 'default,weight_p=0', 'default,members=1,weight_p=0', 'default,n_bins=0']
+REST = ['default,y_scale=False', 'default,ps=0', 'default,layers=(200,100)', 'default,lr=0.003', 'default,mask=frozen']
+ABLATED = dict(california=[PARTS, REST], bike=[PARTS, REST], adult=[PARTS], bulldozers=[PARTS])
 
 
 def load(name, folder):
@@ -37,7 +39,7 @@ def main():
     p.add_argument('folder', type=Path)
     p.add_argument('--tables', nargs='+', default=list(TABLES))
     p.add_argument('--seeds', type=int, default=5)
-    p.add_argument('--ablations', nargs='*', default=ABLATIONS)
+    p.add_argument('--ablations', nargs='*', help="only these")
     p.add_argument('--skip', nargs='*', default=[], help="arms to leave for another time")
     p.add_argument('--no-tables', action='store_true', help="run only: another process writes the tables")
     p.add_argument('--reports', action='store_true', help="write each table's report, too; its intervals take minutes")
@@ -46,15 +48,18 @@ def main():
     folders = {}
     for name in args.tables:
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
-        names = with_parts([*ARMS, 'blend', *(args.ablations if name in ABLATED else [])])
+        variants = sum(ABLATED.get(name, []), [])
+        if args.ablations is not None: variants = [o for o in variants if o in args.ablations]
+        names = with_parts([*ARMS, 'blend', *variants])
         run_arms(table, [o for o in names if o not in args.skip], args.seeds, args.out, epochs=epochs, bs=bs)
         folders[name] = table_folder(args.out, table.name, table.split)
         if args.reports: report(folders[name])
     if args.no_tables: return
-    every, ablated = list(folders.values()), [folders[o] for o in folders if o in ABLATED]
+    every = list(folders.values())
     references = ['fastai', 'blend', 'xgb']
     texts = dict(ranks=format_across(across(every, ARMS)), default=against(every, 'default', references))
-    if ablated: texts['ablation'] = format_across(across(ablated, ['default', *args.ablations]))
+    groups = [(o, [folders[name] for name in folders if o in ABLATED.get(name, [])]) for o in (PARTS, REST)]
+    texts['ablation'] = '\n\n'.join(format_across(across(where, ['default', *o])) for o, where in groups if where)
     for name, text in texts.items():
         print(text, '\n')
         write_whole(args.out/f'{name}.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))

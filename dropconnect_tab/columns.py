@@ -11,11 +11,12 @@ import warnings
 import numpy as np, pandas as pd
 from fastai.tabular.core import add_datepart, cont_cat_split
 
-# %% ../nbs/07a_columns.ipynb #a93c7d9f
+# %% ../nbs/07a_columns.ipynb #5ca91066
 def _dense(col):
-    "`col` with the values that it stands for: sparse ones filled in, `object` ones in a type of their own where they have one"
+    "`col` as what it stands for: sparse columns filled in, `object` ones in a type of their own where they have one"
     if isinstance(col.dtype, pd.SparseDtype): col = col.sparse.to_dense()
-    if str(col.dtype).startswith('decimal'): return col.astype(object).where(col.notna(), np.nan).astype(float)  # Arrow's
+    if str(col.dtype).startswith('decimal'):  # Arrow's
+        return col.astype(object).where(col.notna(), np.nan).astype(float)
     if col.dtype != object: return col
     what = pd.api.types.infer_dtype(col, skipna=True)
     if what == 'decimal': return col.astype(float)

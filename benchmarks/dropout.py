@@ -1,0 +1,83 @@
+"""How much dropout do the learner's nets want, by the number of training rows? Tried on slices of training rows.
+
+The small tables are cut into training rows and slice eight times, at random; of the larger ones, random rows are taken,
+and the latest where rows have times are the slice. Results go to OUT/<table>-<rows>.json, a line for each fit, and the
+table to OUT/dropout.md. What is there is not repeated.
+
+    python benchmarks/dropout.py FOLDER --out results/dropout
+"""
+import argparse
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from defaults import load
+from fastprogress.fastprogress import progress_bar
+from settings import fit
+
+from dropconnect_tab.arena import write_whole
+
+warnings.filterwarnings('ignore')
+
+SMALL = dict(diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))  # epochs, rows in a batch
+LARGE = ['california', 'bike', 'adult', 'bulldozers']
+ROWS = {1000: (30, 64), 3000: (20, 128)}
+PS = (.1, .3, .5)
+
+
+def cuts(folder):
+    "Name, rows, seed, epochs, batch size and table of each cut"
+    for name, (epochs, bs) in SMALL.items():
+        whole = load(name, folder)
+        for seed in range(8):
+            held = np.random.default_rng(seed).permutation(whole.train_idx)[:round(.2*len(whole.train_idx))]
+            table = replace(whole, slice_idx=np.sort(held)).slice()
+            yield name, len(table.train_idx), seed, epochs, bs, table
+    for name in LARGE:
+        whole = load(name, folder).slice()
+        for rows, (epochs, bs) in ROWS.items():
+            for seed in range(2):
+                rng = np.random.default_rng(seed)
+                train, test = (np.sort(rng.permutation(o)[:n])
+                               for o, n in ((whole.train_idx, rows), (whole.test_idx, 3000)))
+                yield name, rows, seed, epochs, bs, replace(whole, train_idx=train, test_idx=test)
+
+
+def dropout_table(out):
+    "Mean error of each amount of dropout on each cut, over that of the least, as Markdown"
+    runs = pd.DataFrame([json.loads(o) for p in out.glob('*.json') for o in p.read_text().splitlines()])
+    mean = runs.pivot_table(index=['rows', 'table'], columns='ps', values='error')
+    head = ['table', 'rows', 'fits', f'error at {PS[0]}', *(f'at {o}' for o in PS[1:])]
+    lines = [f"| {' | '.join(head)} |", '| --- '*len(head)+'|']
+    for (rows, name), row in mean.iterrows():
+        fits = len(runs[(runs.rows == rows) & (runs.table == name) & (runs.ps == PS[0])])
+        more = ' | '.join(f'{100*(row[o]/row[PS[0]]-1):+.1f}%' for o in PS[1:])
+        lines.append(f'| {name} | {rows} | {fits} | {row[PS[0]]:.4f} | {more} |')
+    said = 'Error on slices of training rows by dropout (`ps`): the mean at the least, and by how much others differ.\n\n'
+    return said+'\n'.join(lines)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--out', type=Path, required=True)
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows, seed, epochs, bs, table in progress_bar(list(cuts(args.folder))):
+        file = args.out/f'{name}-{rows}.json'
+        for ps in PS:
+            there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
+            if any((r['seed'], r['ps']) == (seed, ps) for r in there): continue
+            found = fit(table, seed, epochs, bs, ps=ps)
+            res = dict(table=name, rows=rows, seed=seed, ps=ps, error=float(found['error']), seconds=found['seconds'])
+            text = ''.join(json.dumps(o)+'\n' for o in (*there, res))
+            write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+    text = dropout_table(args.out)
+    print(text)
+    write_whole(args.out/'dropout.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+
+
+if __name__ == '__main__': main()

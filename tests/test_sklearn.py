@@ -1,0 +1,427 @@
+"Estimators: scikit-learn's own checks, columns of every type, and every argument"
+import copy
+import datetime as dt
+import decimal
+import importlib.util
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.tabular.all import Callback, CrossEntropyLossFlat, RMSProp
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestRegressor, StackingRegressor
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dropconnect_tab.columns import TableColumns
+from dropconnect_tab.layers import FrozenLinear
+from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
+
+SMALL = dict(n_epoch=10, layers=[20], members=2, bs=16, n_bins=0, random_state=0)
+BOTH = [DropConnectRegressor, DropConnectClassifier]
+
+
+def expected_failures(est):
+    return dict(
+        check_sample_weight_equivalence_on_dense_data="a row twice and a row of weight 2 are not the same to a net that is "
+        "trained by mini-batches: batches, their statistics and the number of steps differ")
+
+
+@parametrize_with_checks([o(**SMALL) for o in BOTH], expected_failed_checks=expected_failures)
+def test_the_checks_of_scikit_learn(estimator, check): check(estimator)
+
+
+def rows(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    df = pd.DataFrame({'shop': rng.choice(list('abc'), n), 'size': rng.normal(size=n), 'age': rng.normal(size=n),
+                       'sold': pd.Timestamp('2024-01-01') + pd.to_timedelta(rng.integers(0, 400, n), 'D')})
+    y = df['size']*np.where(df['shop'] == 'a', 2, -1) + df.age + .1*rng.normal(size=n)
+    return df, y.rename('price')
+
+
+def make(cls=DropConnectRegressor, **kwargs): return cls(**{**SMALL, **kwargs})
+
+
+def target(cls, y): return y if cls is DropConnectRegressor else np.where(y > 0, 'dear', 'cheap')
+
+
+# Columns
+
+def every_dtype(n=60):
+    "A column of each type that pandas has, with and without its gaps"
+    rng = np.random.default_rng(0)
+    i, f, few = rng.integers(0, 100, n), rng.normal(size=n), rng.integers(0, 3, n)
+    s, days = np.array(list('abc'))[few], pd.Timestamp('2024-01-31') + pd.to_timedelta(rng.integers(0, 900, n), 'D')
+    ints, cols = [f'{a}{b}' for a in ('int', 'uint', 'Int', 'UInt') for b in (8, 16, 32, 64)], {}
+    ints = [o.replace('Uint', 'UInt') for o in ints]
+    for t in ints: cols[t] = pd.Series(i).astype(t)
+    for t in ('float16', 'float32', 'float64', 'Float32', 'Float64'): cols[t] = pd.Series(f).astype(t)
+    for t in ('bool', 'boolean'): cols[t] = pd.Series(few > 0).astype(t)
+    for t in ('object', 'str', 'string', 'category'): cols[t] = pd.Series(s).astype(t)
+    for t in ('s', 'ms', 'us', 'ns'): cols[f'date {t}'] = pd.Series(days).astype(f'datetime64[{t}]')
+    for t in ('s', 'ms', 'us', 'ns'): cols[f'time {t}'] = pd.Series(pd.to_timedelta(i, 's')).astype(f'timedelta64[{t}]')
+    cols['zone'] = pd.Series(days).dt.tz_localize('Europe/Paris')
+    for t in 'DM': cols[f'period {t}'] = pd.Series(days).dt.to_period(t)
+    cols['interval'] = pd.Series(pd.arrays.IntervalArray.from_breaks([0., 1., 2., 3.])[few])
+    cols['codes'], cols['days'] = pd.Series(few).astype('category'), pd.Series(days).astype('category')
+    cols['ordered'] = pd.Series(pd.Categorical(s, categories=['c', 'a', 'b', 'never'], ordered=True))
+    cols['sparse'] = pd.Series(pd.arrays.SparseArray(np.where(f > 0, f, 0.)))
+    cols['sparse ints'] = pd.Series(pd.arrays.SparseArray(i))
+    objects = dict(ints=map(int, i), floats=map(float, f), decimals=[decimal.Decimal(str(o)) for o in f],
+                   dates=[o.date() for o in days], moments=[o.to_pydatetime() for o in days],
+                   lengths=[dt.timedelta(seconds=int(o)) for o in i], clock=[dt.time(o % 24) for o in i],
+                   flags=few > 0, mixed=[1, 'a', 2.5]*(n//3), bytes=[o.encode() for o in s])
+    cols |= {k: pd.Series(list(v), dtype=object) for k, v in objects.items()}
+    if importlib.util.find_spec('pyarrow'):
+        import pyarrow as pa
+        arrow = [(pa.int64(), i), (pa.float64(), f), (pa.bool_(), few > 0), (pa.string(), s), (pa.timestamp('us'), days),
+                 (pa.timestamp('ns', tz='UTC'), days), (pa.date32(), [o.date() for o in days]),
+                 (pa.duration('s'), pd.to_timedelta(i, 's')), (pa.decimal128(12, 4), objects['decimals'] and
+                  [decimal.Decimal(f'{o:.4f}') for o in f]), (pa.time64('us'), [dt.time(o % 24) for o in i]),
+                 (pa.dictionary(pa.int32(), pa.string()), s)]
+        for t, v in arrow:
+            cols[f'arrow {t}'] = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(list(v), type=t)))
+    return cols
+
+
+NUMBERS = ('int', 'uint', 'Int', 'UInt', 'float', 'Float', 'time', 'sparse', 'decimals', 'lengths', 'arrow int64',
+           'arrow double', 'arrow duration', 'arrow decimal')
+DATES = ('date', 'zone', 'period', 'dates', 'moments', 'arrow timestamp', 'arrow date')
+
+
+def kind_of(name):
+    if name == 'interval': return 'category'
+    if name.startswith(DATES): return 'date'
+    return 'number' if name.startswith(NUMBERS) else 'category'
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('gaps', [False, True])
+@pytest.mark.parametrize('name', every_dtype())
+def test_a_column_of_every_type(name, gaps):
+    col = every_dtype()[name]
+    if gaps:
+        try: col.iloc[:5] = None
+        except (TypeError, ValueError): pytest.skip(f"{col.dtype} has no gaps")
+        if not col.isna().any(): pytest.skip(f"{col.dtype} has no gaps")
+    columns = TableColumns(col.to_frame(name))
+    assert columns.kinds == {name: kind_of(name)}
+    res = columns(col.to_frame(name))
+    assert res.isna().any(axis=1).tolist() == col.isna().tolist()
+    assert len(columns.cont_names) > 0 if kind_of(name) != 'category' else columns.cat_names == [name]
+    for o in columns.cont_names: assert res[o].dtype == np.float64 and res[o].nunique() > 1
+    for o in columns.cat_names: assert {type(v) for v in res[o].dropna()} == {str}
+    alone = columns(col.iloc[[7]].to_frame(name))  # one row by itself says the same
+    assert alone.iloc[0].astype(str).tolist() == res.iloc[7].astype(str).tolist()
+    assert columns(pd.DataFrame({name: [None]})).shape == (1, res.shape[1])  # a gap, of whatever type
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_a_table_of_every_type(cls):
+    df, y = pd.DataFrame(every_dtype()), np.arange(60.)
+    est = make(cls, n_epoch=2).fit(df, target(cls, y-30))
+    assert len(est.predict(df)) == 60
+    assert set(est.columns_.kinds) == set(df)
+    if cls is DropConnectRegressor: assert np.allclose(est.predict(df[10:20]), est.predict(df)[10:20], atol=1e-4)
+
+
+def test_categories_are_the_same_whatever_their_type():
+    columns = TableColumns(pd.DataFrame({'zip': [1, 2, 3, 1], 'x': [.5, 1, 2, 3]}))
+    for zips in ([1., None], ['1', None], pd.array([1, None], dtype='Int64')):
+        assert columns(pd.DataFrame({'zip': zips, 'x': [1, 2]})).zip.tolist() == ['1', None]
+
+
+def test_dates_of_another_year_are_kept_within_range():
+    df = pd.DataFrame({'d': pd.to_datetime(['2020-01-01', '2021-06-01', '2022-12-31'])})
+    columns = TableColumns(df)
+    late = columns(pd.DataFrame({'d': ['2030-05-05 12:00']}))
+    assert late.d_Year[0] == 2022 and late.d_Elapsed[0] == columns(df).d_Elapsed.max()
+    assert columns(df).d_Elapsed.diff()[1] == 517*24*3600.
+
+
+def test_arguments_for_columns_have_effects():
+    df, y = pd.DataFrame({'zip': np.arange(60) % 10, 'text': np.arange(60).astype(str), 'x': np.arange(60.)}), np.arange(60.)
+    def kinds(**kwargs): return make(n_epoch=1, **kwargs).fit(df, y).columns_.kinds
+    assert kinds() == dict(zip='category', text='category', x='number')
+    assert kinds(max_card=5)['zip'] == 'number'
+    assert kinds(cat_names=['x'])['x'] == 'category'
+    assert kinds(cont_names=['zip', 'text']) == dict(zip='number', text='number', x='number')
+
+
+@pytest.mark.parametrize('change,message', [
+    (dict(cat_names=['no']), "'no' is not a column of X"), (dict(cat_names=['size'], cont_names=['size']), 'choose one'),
+    (dict(cont_names=['shop']), "column 'shop' is not made of numbers"), (dict(n_epoch=0), 'n_epoch=0'),
+    (dict(bs=1), 'bs=1'), (dict(patience=0), 'patience=0'), (dict(valid_pct=1.), 'valid_pct=1.0'),
+    (dict(weight_p=1.), 'weight_p=1.0'), (dict(mask='cold'), "mask='cold'"), (dict(n_epoch=2.5), 'n_epoch=2.5'),
+    (dict(mask='resampled', unit='feature'), "unit='feature'"), (dict(lr=1e9, opt_func=RMSProp), 'lower lr')])
+def test_wrong_settings(change, message):
+    with pytest.raises(ValueError, match=message): make(**change).fit(*rows())
+
+
+def test_wrong_rows():
+    df, y = rows()
+    est = make(n_epoch=1).fit(df, y)
+    for wrong, message in [
+            (df.assign(size=np.inf), "'size' has infinite values"), (df.assign(size='big'), "'size' is not made of numbers"),
+            (df.assign(sold='soon'), "'sold' is not made of dates"), (df.drop(columns='age'), 'feature names'),
+            (df[:0], '0 samples')]:
+        with pytest.raises(ValueError, match=message): est.predict(wrong)
+    with pytest.raises(ValueError, match='cannot be categories'): make().fit(df.assign(shop=[[1]]*300), y)
+    with pytest.raises(ValueError, match='flag for gaps'): make().fit(df.assign(size_na='a'), y)
+    with pytest.raises(ValueError, match='part of a date'): make().fit(df.assign(sold_Month='a'), y)
+    with pytest.raises(ValueError, match='unique column names'): make().fit(df.rename(columns=dict(age='size')), y)
+    with pytest.raises(ValueError, match='complex'): make().fit(df.assign(size=1j), y)
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_new_categories_and_new_gaps(cls):
+    df, y = rows()
+    est = make(cls).fit(df, target(cls, y))
+    new = df[:4].assign(shop='never seen', size=np.nan, sold=pd.NaT)
+    assert len({str(o) for o in est.predict(new)}) <= 4
+    as_median = df[:4].assign(shop='never seen', size=df['size'].median(), sold=pd.NaT)
+    assert np.array_equal(est.predict(new), est.predict(as_median))
+
+
+def test_gaps_in_training_are_flagged():
+    df, y = rows()
+    df['size'] = df['size'].where(np.arange(300) > 100)
+    assert 'size_na' in make(n_epoch=1).fit(df, y).learner_.dls.cat_names
+
+
+# Targets and weights
+
+def test_several_targets_skewed_and_large():
+    df, y = rows()
+    ys = pd.DataFrame({'dollars': 1e6*y+5e6, 'size': y, 'days': np.exp(y)})  # `size` is a column as well
+    est = make(n_epoch=30, members=4, layers=[50]).fit(df, ys)
+    assert est.predict(df).shape == (300, 3)
+    assert est.score(df, ys) > .5
+    assert est.predict_dist(df[:5])[1].shape == (5, 3)
+    assert list(est.learner_.dls.train_ds.y_names) == ['dollars', 'size_', 'days']
+
+
+@pytest.mark.parametrize('labels', [['no', 'yes'], [False, True], [3, 7], [-1., 2.]])
+def test_labels_come_back_as_they_are(labels):
+    df, y = rows()
+    est = make(DropConnectClassifier).fit(df, np.array(labels)[(y > 0).astype(int)])
+    assert est.classes_.tolist() == labels and {*est.predict(df).tolist()} == {*labels}
+    assert est.score(df, np.array(labels)[(y > 0).astype(int)]) > .8
+    assert np.allclose(est.predict_proba(df).sum(1), 1)
+
+
+def test_one_class_is_an_error():
+    with pytest.raises(ValueError, match='only one class'): make(DropConnectClassifier).fit(rows()[0], ['a']*300)
+
+
+@pytest.mark.parametrize('members', [1, 3])
+@pytest.mark.parametrize('cls', BOTH)
+def test_weights_of_rows(cls, members):
+    "Two kinds of rows that contradict each other: the heavier ones win, and those of weight 0 are not seen"
+    df, y = rows(600)
+    first = np.arange(600) < 300
+    df = pd.concat([df[:300]]*2, ignore_index=True)
+    y = np.where(first, y[:300].tolist()*2, -np.array(y[:300].tolist()*2))
+    def fit(w): return make(cls, members=members, n_epoch=20).fit(df, target(cls, y), w)
+    def right(est): return est.score(df[first], target(cls, y[first]))
+    assert right(fit(np.where(first, 20., 1.))) > .5 > right(fit(np.where(first, 1., 20.)))
+    none = fit(np.where(first, 5., 0.))
+    alone = make(cls, members=members, n_epoch=20).fit(df[first], target(cls, y[first]), np.ones(300))
+    assert np.allclose(none.predict_dist(df)[0], alone.predict_dist(df)[0]) if members > 1 else right(none) > .8
+
+
+def test_only_the_ratios_of_weights_count():
+    df, y = rows()
+    est, same = (make().fit(df, y, np.full(300, o)) for o in (1, 8.))
+    assert np.array_equal(est.predict(df), same.predict(df))
+
+
+def test_a_loss_without_reduction_takes_no_weights():
+    df, y = rows()
+    def loss(p, t): return (p-t).abs().mean()
+    make(loss_func=loss, n_epoch=1, y_scale=False).fit(df, y)
+    with pytest.raises(ValueError, match='no `reduction`'): make(loss_func=loss).fit(df, y, np.ones(300))
+
+
+# Training
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_the_best_epoch_is_kept(cls):
+    df, y = rows()
+    seen = []
+    class Spoil(Callback):
+        "Ruins the net after its third epoch"
+        order = 100
+        def before_epoch(self):
+            seen.append(self.epoch)
+            if self.epoch > 2: [p.data.mul_(3) for p in self.model.parameters()]
+    y = target(cls, y)
+    est = make(cls, n_epoch=20, early_stopping=True, patience=2, cbs=Spoil()).fit(df, y)
+    assert seen == [0, 1, 2, 3, 4]
+    losses = [o[1] for o in est.learner_.recorder.values]
+    assert np.isclose(est.learner_.validate()[0], min(losses), rtol=1e-4)
+    seen.clear()
+    make(cls, n_epoch=8, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 7
+    seen.clear()
+    make(cls, n_epoch=8, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 8
+
+
+def test_where_validation_rows_come_from():
+    df, y = rows()
+    def valid(X_val=None, y_val=None, **kwargs):
+        est = make(n_epoch=1, **kwargs).fit(df, y, X_val=X_val, y_val=y_val)
+        return len(est.learner_.dls.train_ds), len(est.learner_.dls.valid_ds), est
+    assert valid()[:2] == (300, 0)
+    assert valid(early_stopping=True)[:2] == (270, 30)
+    assert valid(early_stopping=True, valid_pct=.4)[:2] == (180, 120)
+    n, n_valid, est = valid(df[:50], y[:50], early_stopping=True)
+    assert (n, n_valid) == (300, 50)
+    assert np.isclose(est.learner_.recorder.values[0][1], ((est.predict(df[:50])-y[:50])**2).mean(), rtol=1e-3)
+    with pytest.raises(ValueError, match='go together'): make().fit(df, y, X_val=df)
+    labels = target(DropConnectClassifier, y)
+    with pytest.raises(ValueError, match="'new'"): make(DropConnectClassifier).fit(df, labels, X_val=df, y_val=['new']*300)
+
+
+def test_rare_classes_are_on_both_sides():
+    df, y = rows()
+    labels = np.where(np.arange(300) < 20, 'rare', 'usual')
+    est = make(DropConnectClassifier, n_epoch=1, early_stopping=True).fit(df, labels)
+    assert (est.learner_.dls.valid_ds.ys.iloc[:, 0] == 0).sum() == 2
+
+
+def test_arguments_of_the_training_have_effects(capsys):
+    df, y = rows()
+    def fit(**kwargs): return make(**{'n_epoch': 2, **kwargs}).fit(df, y).learner_
+    learn = fit()
+    assert len(learn.recorder.values) == 2 and learn.dls.bs == 16 and capsys.readouterr().out == ''
+    assert fit(bs=50).dls.bs == 50 and fit(bs=None).dls.bs == 16
+    assert np.isclose(max(fit(lr=.2).recorder.lrs), .2, rtol=.1) and np.isclose(max(learn.recorder.lrs), .01, rtol=.1)
+    assert fit(wd=.3).opt.hypers[0]['wd'] == .3
+    assert 'mom' in fit(opt_func=RMSProp).opt.hypers[0]
+    assert isinstance(fit(loss_func=torch.nn.L1Loss()).loss_func.base, torch.nn.L1Loss)
+    assert str(fit(device='cpu').dls.device) == 'cpu'
+    fit(verbose=True)
+    assert 'epoch' in capsys.readouterr().out
+
+
+def test_arguments_of_the_net_have_effects():
+    df, y = rows(1000)
+    def fit(cls=DropConnectRegressor, **kwargs):
+        return make(cls, **{'n_epoch': 1, **kwargs}).fit(df, target(cls, y)).learner_.model
+    net = fit()
+    masks = net.weight_masks
+    assert (masks.mask, masks.unit, masks.rescale, net.members, net.cont_embed) == ('trainable', 'weight', True, 2, None)
+    assert set(masks.weight_p.values()) == {.5}
+    assert set(fit(weight_p=.8).weight_masks.weight_p.values()) == {.8}
+    assert any(isinstance(o, FrozenLinear) for o in fit(mask='frozen', members=1).modules())
+    assert fit(unit='feature').weight_masks.unit == 'feature' and not fit(rescale=False).weight_masks.rescale
+    assert fit(members=5).members == 5 and fit(n_bins=None).cont_embed is not None
+    assert fit(layers=[7]).layers[0][0].weight.shape[-2] == 7
+    assert any(getattr(o, 'p', 0) == .7 for o in fit(ps=.7).modules())
+    assert fit(config=dict(embed_p=.3)).emb_drop.p == .3
+    assert float(fit(y_scale=(100, 1)).y_scale.mean) == 100 and fit(y_range=(-9, 9)).y_scale is None
+    assert fit(y_scale=False).y_scale is None
+    assert fit(DropConnectClassifier, loss_func=CrossEntropyLossFlat(weight=torch.tensor([9., 1.]))) is not None
+
+
+def test_random_state_governs_all_and_touches_nothing():
+    df, y = rows()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    a, b, c = (make(random_state=o).fit(df, y).predict(df) for o in (1, 1, 2))
+    assert np.array_equal(a, b) and not np.allclose(a, c)
+    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+    np.random.seed(0)
+    a = make(random_state=None).fit(df, y).predict(df)
+    b = make(random_state=None).fit(df, y).predict(df)
+    np.random.seed(0)
+    c = make(random_state=None).fit(df, y).predict(df)
+    assert np.array_equal(a, c) and not np.allclose(a, b)
+    a, b = (make(random_state=np.random.RandomState(5)).fit(df, y).predict(df) for _ in range(2))
+    assert np.array_equal(a, b)
+
+
+def test_what_members_say():
+    df, y = rows()
+    mean, std = make(members=4).fit(df, y).predict_dist(df)
+    assert mean.shape == std.shape == (300,) and (std > 0).all()
+    est = make(mask='resampled', weight_p=.3, members=1).fit(df, y)
+    (a, s), (b, _), (c, _) = (est.predict_dist(df, n=20, seed=o) for o in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.allclose(a, c) and (s > 0).all()
+    probs, entropy, info = make(DropConnectClassifier).fit(df, target(DropConnectClassifier, y)).predict_dist(df)
+    assert probs.shape == (300, 2) and entropy.shape == info.shape == (300,)
+    with pytest.raises(ValueError, match='members'): make(members=1).fit(df, y).predict_dist(df)
+
+
+# Company
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_copies_and_files(cls, tmp_path):
+    df, y = rows()
+    est = make(cls, early_stopping=True).fit(df, target(cls, y), np.linspace(1, 2, 300))
+    joblib.dump(est, tmp_path/'est.joblib')
+    for o in (pickle.loads(pickle.dumps(est)), copy.deepcopy(est), joblib.load(tmp_path/'est.joblib')):
+        assert np.array_equal(o.predict(df), est.predict(df))
+        assert all(np.allclose(a, b) for a, b in zip(o.predict_dist(df), est.predict_dist(df)))
+        assert np.array_equal(pickle.loads(pickle.dumps(o)).predict(df), est.predict(df))
+        o.fit(df, target(cls, y))
+    many, labels = pd.concat([df]*20), np.tile(target(cls, y), 20)
+    wide = make(cls, n_epoch=1).fit(many, labels)
+    assert len(pickle.dumps(wide)) < 1.5*len(pickle.dumps(est))  # without the rows
+    assert wide.learner_.opt is not None and len(wide.learner_.dls.train_ds) == len(many)  # which it still has itself
+    assert not hasattr(clone(est), 'learner_') and clone(est).get_params() == est.get_params()
+
+
+def test_more_training_counts_at_once():
+    df, y = rows()
+    est = make(n_epoch=1).fit(df, y)
+    before = est.predict(df)
+    with est.learner_.no_bar(), est.learner_.no_logging(): est.learner_.fit_one_cycle(5, 1e-2)
+    assert ((est.predict(df)-y)**2).mean() < .8*((before-y)**2).mean()
+
+
+def test_search_over_masks():
+    df, y = rows()
+    search = GridSearchCV(make(n_epoch=3), dict(weight_p=[.2, .8], mask=['trainable', 'frozen', 'resampled']), cv=2)
+    search.fit(df, y)
+    assert np.isfinite(search.cv_results_['mean_test_score']).all() and len({*search.cv_results_['mean_test_score']}) == 6
+    assert search.best_estimator_.learner_.model.weight_masks.mask == search.best_params_['mask']
+
+
+def test_pipeline_and_stack():
+    df, y = rows()
+    est = make_pipeline(FunctionTransformer(lambda o: o.assign(both=o['size']*o.age)), make(n_epoch=30))
+    assert cross_val_score(est, df, y, cv=2).mean() > .5
+    numbers = df[['size', 'age']]
+    stack = StackingRegressor([('net', make()), ('forest', RandomForestRegressor(20, random_state=0))], RidgeCV(), cv=2)
+    assert stack.fit(numbers, y).score(numbers, y) > .3
+    found = permutation_importance(make().fit(df, y), df, y, n_repeats=2, random_state=0).importances_mean
+    assert dict(zip(df, found))['size'] > dict(zip(df, found))['sold'] + .1
+
+
+def test_two_processes():
+    df, y = rows()
+    scores = cross_val_score(make(n_epoch=2), df, y, cv=2, n_jobs=2)
+    assert np.allclose(scores, cross_val_score(make(n_epoch=2), df, y, cv=2))
+
+
+def test_arrays_have_columns_as_well():
+    df, y = rows()
+    X = df[['size', 'age']].assign(code=np.arange(300) % 4).astype(object).to_numpy()
+    est = make().fit(X, y)
+    assert est.columns_.kinds == dict(x0='number', x1='number', x2='category')
+    assert est.predict(X).shape == (300,)
+
+
+def test_a_huber_loss_with_weights():
+    df, y = rows()
+    est = make(loss_func=torch.nn.HuberLoss(), n_epoch=20).fit(df, y, np.ones(300))
+    assert est.score(df, y) > .7
