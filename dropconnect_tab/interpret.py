@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['plot_coverage', 'plot_error_spread', 'plot_reliability']
 
-# %% ../nbs/07_interpret.ipynb #96b226d6
+# %% ../nbs/07_interpret.ipynb #0c6cb6d7
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.basics import patch
 
-from .masks import find_linears, report_zeros, unwrap
-from .predict import coverage
+from .masks import check_choice, column_groups, find_linears, report_zeros, unwrap
+from .members import members_apart
+from .predict import _collect, coverage
 
 # %% ../nbs/07_interpret.ipynb #0829478c
 @patch
@@ -19,6 +20,120 @@ def sparsity(self:Learner) -> pd.DataFrame: # layer, shape ([members,] units, in
     "What was dropped from each `nn.Linear` at the start, and how many weights are exactly 0 now"
     masks = getattr(unwrap(self.model), 'weight_masks', None)
     return pd.DataFrame(report_zeros(find_linears(self.model), masks.weight_p if masks else {}))
+
+# %% ../nbs/07_interpret.ipynb #6f7d0a9c
+def _static_masks(learn):
+    "The masks of a learner that were drawn once; a `ValueError` where there are none"
+    masks = getattr(unwrap(learn.model), 'weight_masks', None)
+    if masks is None: raise ValueError(
+        "the net has no masks yet: make it with dropconnect_learner, or train it with a DropConnectCallback first")
+    if masks.mask == 'resampled': raise ValueError(
+        "the masks are resampled, others in each step: there are none to plot as with mask='trainable' or 'frozen'")
+    if not masks.linears: raise ValueError("no weight was dropped (weight_p=0), so there is no mask to plot")
+    return masks
+
+def _member(weight, keep, member):
+    "Weights and keep-mask of one net, (units, inputs)"
+    if weight.ndim == 2: return weight,keep
+    if not 0 <= member < len(weight): raise ValueError(f"member={member!r}: there are {len(weight)}, counted from 0")
+    return weight[member],keep[member]
+
+def _table_columns(learn):
+    "Names of the table's columns, and how many inputs of the first layer each has; empty where they are not known"
+    names = [*getattr(learn.dls, 'cat_names', []), *getattr(learn.dls, 'cont_names', [])]
+    try: widths = column_groups(unwrap(learn.model))
+    except ValueError: return [],[]
+    return (names,widths) if len(names) == len(widths) else ([],[])
+
+def _panels(n, width, height):
+    fig,axs = plt.subplots(1, n, figsize=(width*n,height), layout='constrained', squeeze=False)
+    return axs[0]
+
+@patch
+def plot_masks(self:Learner,
+    member:int=0, # Which member, of a net that has some
+    names=None, # Layers to plot; None: all that are masked
+    axs=None, # Axes to draw on, one for each layer; None: a new figure
+): # The axes
+    "Weights of each masked layer, units × inputs: blue where kept, orange where dropped, darker where larger"
+    masks = _static_masks(self)
+    for o in names or []: check_choice('name', o, list(masks.linears))
+    names = names or list(masks.linears)
+    if axs is None: axs = _panels(len(names), 4.8, 4.2)
+    columns,widths = _table_columns(self)
+    first = next((n for n,l in masks.linears.items() if l.weight.shape[-1] == sum(widths)), None)
+    for ax,n in zip(axs, names):
+        w,keep = (o.detach().cpu() for o in _member(masks.linears[n].weight, masks.keeps[n], member))
+        size = (w.abs()/max(np.quantile(w.abs(), .99), 1e-12)).clamp(0, 1).numpy()[...,None]
+        kept,dropped = np.array([.12,.35,.65]),np.array([.85,.4,.05])
+        pale = np.where(keep.numpy()[...,None], [.88,.93,.98], [1.,.92,.82])
+        image = pale*(1-size) + np.where(keep.numpy()[...,None], kept, dropped)*size
+        ax.imshow(image, aspect='auto', interpolation='nearest')
+        ax.set(title=f'{n}: weight_p={_one(masks.weight_p[n], member)}', xlabel='input', ylabel='unit')
+        for o in (ax.xaxis,ax.yaxis): o.get_major_locator().set_params(integer=True)
+        if n != first: continue
+        ends = np.cumsum(widths)
+        for o in ends[:-1]: ax.axvline(o-.5, color='white', lw=1.5)
+        ax.set_xticks(ends-np.array(widths)/2-.5, columns, rotation=90 if len(columns) > 4 else 0, fontsize=8)
+        ax.set(xlabel='column of the table')
+    return axs
+
+def _one(weight_p, member): return weight_p[member] if isinstance(weight_p, (list,tuple)) else weight_p
+
+# %% ../nbs/07_interpret.ipynb #f7e91780
+@patch
+def plot_regrowth(self:Learner,
+    bins:int=40, # Bars of each histogram
+    axs=None, # Axes to draw on, one for each masked layer; None: a new figure
+): # The axes
+    "Sizes of the weights of each masked layer, of those kept and of those that started from zero"
+    masks = _static_masks(self)
+    if masks.mask == 'frozen': raise ValueError("the masks are frozen: their weights stay 0, with nothing to plot")
+    if axs is None: axs = _panels(len(masks.linears), 4.2, 3.2)
+    for ax,(n,l) in zip(axs, masks.linears.items()):
+        sizes,keep = l.weight.detach().abs().cpu(),masks.keeps[n].cpu()
+        edges = np.linspace(0, np.quantile(sizes, .995), bins+1)
+        for o,color,label in ((keep,'C0','kept'), (~keep,'C1','dropped at the start')):
+            ax.hist(sizes[o].clamp(max=edges[-1]), edges, density=True, alpha=.5, color=color, label=label)
+        ratio = float(sizes[~keep].mean()/sizes[keep].mean())
+        ax.set(title=f'{n}: mean size {ratio:.2f} of the kept', xlabel='size of a weight', yticks=[])
+        ax.legend(frameon=False, fontsize=8)
+    return axs
+
+# %% ../nbs/07_interpret.ipynb #dfc5aad0
+def _row_errors(answers, targs, classes):
+    "Errors of each member (members, rows): differences of numbers, or minus the log of the true class's probability"
+    if not classes: return (answers-targs.view(len(answers), 1, -1)).transpose(0, 1).flatten(1)
+    p = answers.clamp_min(1e-12)
+    if targs.ndim > 1 and targs.shape[-1] > 1:  # several classes may hold
+        return -torch.where(targs[:,None].bool(), p, 1-answers.clamp_max(1-1e-7)).log().mean(-1).T
+    return -p.gather(2, targs.long().view(-1, 1, 1).expand(-1, p.shape[1], 1))[...,0].log().T
+
+@patch
+def plot_members(self:Learner,
+    ds_idx:int=1, # `DataLoader` to use if `dl` is None. 0: train. 1: valid
+    dl=None, # `DataLoader` to use, with targets; defaults to `ds_idx=1` if None
+    axs=None, # Two axes to draw on; None: a new figure
+): # The axes
+    "Each member's error (RMSE, or log loss) beside that of their vote, and the correlations of their errors"
+    classes = bool(getattr(self.dls, 'vocab', None))
+    with members_apart(unwrap(self.model)),self.no_bar():
+        answers,targs = _collect(self, ds_idx, dl, 1, lambda o: [o.transpose(0,1)])
+    errors = _row_errors(answers, targs, classes)
+    vote = _row_errors(answers.mean(1, keepdim=True), targs, classes)
+    def total(o): return o.mean(1) if classes else o.square().mean(1).sqrt()
+    if axs is None: axs = _panels(2, 4.8, 3.6)
+    each,together = total(errors),float(total(vote))
+    axs[0].bar(range(len(each)), each, color='C0')
+    axs[0].axhline(together, color='C1', label=f'their vote: {together:.4f}')
+    axs[0].set(xlabel='member', ylabel='log loss' if classes else 'RMSE')
+    axs[0].legend(loc='lower right')
+    common = np.corrcoef(errors.numpy())
+    others = common[~np.eye(len(common), dtype=bool)]
+    image = axs[1].imshow(common, cmap='Blues', vmin=0, vmax=1)
+    axs[1].set(title=f'correlation of errors, mean {others.mean():.2f}', xlabel='member', ylabel='member')
+    axs[1].figure.colorbar(image, ax=axs[1])
+    return axs
 
 # %% ../nbs/07_interpret.ipynb #d25d9221
 def _axes(ax, **kwargs):

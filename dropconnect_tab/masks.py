@@ -288,7 +288,7 @@ def mask_grads(self:WeightMasks):
     found = [(l.weight.grad, f) for l,f in self._factors() if l.weight.grad is not None]
     if found: torch._foreach_mul_(*zip(*found))
 
-# %% ../nbs/00_masks.ipynb #b4dd65bb
+# %% ../nbs/00_masks.ipynb #a2e8e80a
 @patch
 def _zeros(self:WeightMasks): return {n:read_mask(l.weight) for n,l in self.linears.items()}
 
@@ -314,7 +314,8 @@ def read(self:WeightMasks):
         if found[n] is None and too_small: found[n] = torch.ones_like(l.weight, dtype=torch.bool)
     if missing := [n for n,k in found.items() if k is None]:
         raise ValueError(f"no frozen mask to go on with: {', '.join(map(repr, missing))} has no exact zeros. "
-                         "Load a checkpoint of the frozen net first, or start a new mask (start=True)")
+                         "Load a checkpoint of the frozen net first, or start a new mask: `apply` draws one, as does a "
+                         "DropConnectCallback with start=True")
     self._keeps,self.seed = {n:k.cpu() for n,k in found.items()},None
     return self
 

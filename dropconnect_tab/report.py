@@ -146,7 +146,7 @@ def format_settings(
     rows = [[a, str(r['search']['tried']), f"{r['search']['error']:.4f}", text(r['params'])] for a,r in found.items()]
     return _markdown(['arm', 'settings tried', f'{measure} on the slice', 'chosen'], rows)
 
-# %% ../nbs/09a_report.ipynb #8d6a6533
+# %% ../nbs/09a_report.ipynb #bd50ad5d
 def _figure(title, xlabel, ylabel, size=(7,4)):
     fig,ax = plt.subplots(figsize=size, layout='constrained')
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -161,7 +161,8 @@ def plot_arms(
     fig,ax = _figure(title, f'{_LABELS[measure]} (dots: seeds, line: mean)', '', (7, 1+.4*len(summary)))
     for i,arm in enumerate(summary.index):
         vals = [r[measure] for r in runs[arm]]
-        color = 'tab:orange' if runs[arm][0]['params'].get('weight_p') else 'tab:blue'
+        dropped = runs[arm][0]['params'].get('weight_p', .5 if arm.startswith('default') else 0)
+        color = 'tab:orange' if dropped else 'tab:blue'
         ax.plot(vals, [i]*len(vals), 'o', color=color, alpha=.6)
         ax.plot([summary[measure][arm]]*2, [i-.3,i+.3], color='black')
     ax.set(yticks=range(len(summary)), yticklabels=summary.index)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['tables', 'california', 'bike', 'adult', 'bundled', 'load_table', 'read_table']
 
-# %% ../nbs/08b_tables.ipynb #2129ebe2
+# %% ../nbs/08b_tables.ipynb #d48fec31
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def load_table(
         raise ValueError(f"{name} is in a file: give the folder that holds it")
     return make(folder)
 
-# %% ../nbs/08b_tables.ipynb #9498a5e6
+# %% ../nbs/08b_tables.ipynb #36bf0104
 _keys = dict(path=str, target=str, split=(float,str), drop=list, categorical=list, continuous=list, name=str)
 
 def _description(file):
@@ -104,7 +105,10 @@ def _split(df, split, name):
     else:
         times = df[split]
         if not pd.api.types.is_numeric_dtype(times):
-            try: times = pd.to_datetime(times)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')  # what it says of formats, the error says better
+                    times = pd.to_datetime(times)
             except (ValueError, TypeError) as e:
                 raise ValueError(f"split={split!r}: the column holds neither numbers nor dates: {e}") from e
         if times.isna().any(): raise ValueError(f"split={split!r}: the column has gaps: fill or drop those rows")

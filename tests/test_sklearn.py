@@ -261,7 +261,7 @@ def test_the_best_epoch_is_kept(cls):
         order = 100
         def before_epoch(self):
             seen.append(self.epoch)
-            if self.epoch > 2: [p.data.mul_(3) for p in self.model.parameters()]
+            if self.epoch > 2: [p.data.mul_(10) for p in self.model.parameters()]
     y = target(cls, y)
     est = make(cls, n_epoch=20, early_stopping=True, patience=2, cbs=Spoil()).fit(df, y)
     assert seen == [0, 1, 2, 3, 4]
