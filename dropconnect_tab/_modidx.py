@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'dropconnect_tab/columns.py'),
                                          'dropconnect_tab.columns.TableColumns._learn_dates': ( 'columns.html#tablecolumns._learn_dates',
                                                                                                 'dropconnect_tab/columns.py'),
+                                         'dropconnect_tab.columns._are_dates': ('columns.html#_are_dates', 'dropconnect_tab/columns.py'),
                                          'dropconnect_tab.columns._dateparts': ('columns.html#_dateparts', 'dropconnect_tab/columns.py'),
                                          'dropconnect_tab.columns._dates': ('columns.html#_dates', 'dropconnect_tab/columns.py'),
                                          'dropconnect_tab.columns._dense': ('columns.html#_dense', 'dropconnect_tab/columns.py'),

@@ -11,7 +11,7 @@ import warnings
 import numpy as np, pandas as pd
 from fastai.tabular.core import add_datepart, cont_cat_split
 
-# %% ../nbs/07a_columns.ipynb #5ca91066
+# %% ../nbs/07a_columns.ipynb #0433e891
 def _dense(col):
     "`col` as what it stands for: sparse columns filled in, `object` ones in a type of their own where they have one"
     if isinstance(col.dtype, pd.SparseDtype): col = col.sparse.to_dense()
@@ -24,6 +24,14 @@ def _dense(col):
     if what in ('date','datetime','datetime64'): return pd.to_datetime(col)
     return pd.to_timedelta(col) if what.startswith('timedelta') else col
 
+def _are_dates(col):
+    "Dates, or strings that all are dates as in 2024-02-29, with or without a time, as a CSV has them"
+    if _is_date(col.dtype): return col.notna().any()
+    if pd.api.types.infer_dtype(col, skipna=True) != 'string': return False
+    values = pd.Series(col.dropna().unique())
+    if not values.str.match(r'\d{4}-\d\d-\d\d($|[ T]\d)').all(): return False
+    return pd.to_datetime(values, format='ISO8601', errors='coerce').notna().all()
+
 def _is_date(t):
     return pd.api.types.is_datetime64_any_dtype(t) or isinstance(t, pd.PeriodDtype) or str(t).startswith('date')
 
@@ -33,7 +41,7 @@ def _dates(col):
     "Dates by the clock on the wall where they were noted, without a time zone"
     if isinstance(col.dtype, pd.PeriodDtype): return col.dt.to_timestamp()
     if isinstance(col.dtype, pd.ArrowDtype): col = col.astype(object)
-    if not pd.api.types.is_datetime64_any_dtype(col.dtype): col = pd.to_datetime(col)
+    if not pd.api.types.is_datetime64_any_dtype(col.dtype): col = pd.to_datetime(col, format='ISO8601')
     if col.dt.tz is not None: col = col.dt.tz_localize(None)
     return col.astype('datetime64[us]')
 
@@ -53,15 +61,15 @@ def _numbers(name, col):
     return res
 
 def _labels(name, col):
-    "The values of `col` as strings, None where it has gaps: 1, 1.0 and '1' are one category"
+    "The values of `col` as strings, NaN where it has gaps: 1, 1.0 and '1' are one category"
     if isinstance(col.dtype, pd.SparseDtype): col = col.sparse.to_dense()
     def label(v): return str(int(v)) if isinstance(v, (float,np.floating)) and v.is_integer() else str(v)
     try: codes,values = pd.factorize(col)
     except TypeError as e: raise ValueError(
         f"column {name!r} holds values that cannot be categories ({e}): make strings of them") from None
-    return np.array([*map(label, values), None], dtype=object)[codes]
+    return np.array([*map(label, values), np.nan], dtype=object)[codes]
 
-# %% ../nbs/07a_columns.ipynb #c53c5f35
+# %% ../nbs/07a_columns.ipynb #17e69793
 def _dateparts(name, col):
     "What fastai's `add_datepart` makes of a column of dates: `name_Year`, `name_Dayofweek`, ..."
     dates,first = _dates(col).reset_index(drop=True),f'{name}_'
@@ -112,7 +120,8 @@ class TableColumns:
         if name not in conts:
             col = _dense(col)
             if pd.api.types.is_complex_dtype(col.dtype): _numbers(name, col)
-            if _is_date(col.dtype): return 'date' if col.notna().any() else 'category'
+            if _are_dates(col): return 'date'
+            if _is_date(col.dtype): return 'category'  # gaps alone
             if not _is_time(col.dtype) and cont_cat_split(col.to_frame(name), self.max_card)[1]: return 'category'
         return 'number' if len(np.unique(_numbers(name, col)[col.notna()])) > 1 else 'category'
 

@@ -1,6 +1,8 @@
 "The README's examples run, in one go, as a reader would type them."
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import root
 from dropconnect_tab.masks import find_linears
@@ -11,13 +13,38 @@ text = (root/'README.md').read_text(encoding='utf-8')
 def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', text, re.M | re.S)
 
 
+def write_houses(path, n=400):
+    "A CSV such as people have: strings, dates, gaps, numbers with few values"
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({'town': rng.choice(['Ayr', 'Bath', None], n), 'rooms': rng.integers(1, 7, n),
+                       'area': rng.normal(90, 30, n).round(1),
+                       'sold': pd.Timestamp('2023-01-01') + pd.to_timedelta(rng.integers(0, 700, n), 'D')})
+    df['price'] = (2000*df.area + 30_000*df.rooms + 100_000*(df.town == 'Bath') + rng.normal(0, 9000, n)).round()
+    df.loc[rng.random(n) < .1, 'area'] = None
+    df.to_csv(path/'houses.csv', index=False)
+
+
+def test_ten_lines_to_a_model_of_ones_own_csv(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_houses(tmp_path)
+    first = blocks('python')[0]
+    assert len([o for o in first.splitlines() if o.strip()]) <= 10 and 'read_csv' in first
+    ns = {}
+    exec(first, ns)
+    assert float(capsys.readouterr().out.split()[-1]) > .6
+    assert ns['prices'].shape == (100,) and ns['model'].columns_.kinds == dict(
+        town='category', rooms='category', area='number', sold='date')
+
+
 def test_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_houses(tmp_path)
     snippets, learners, ns = blocks('python'), [], {}
-    assert len(snippets) == 10
+    assert len(snippets) == 12
     for s in snippets:
         exec(s, ns)
-        if 'learn' in ns: learners.append(ns['learn'])
+        if 'learn' in ns and 'GridSearchCV' not in s: learners.append(ns['learn'])
+    assert ns['search'].cv_results_['params'][0].keys() == {'weight_p', 'mask'} and ns['search'].n_features_in_ == 4
     zeros = [[int((l.weight == 0).sum()) for l in find_linears(learn.model).values()] for learn in learners]
     n_in = learners[1].model.layers[0][0].in_features
     total = sum(l.weight.numel() for l in find_linears(learners[0].model).values())

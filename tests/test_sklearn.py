@@ -135,7 +135,7 @@ def test_a_table_of_every_type(cls):
 def test_categories_are_the_same_whatever_their_type():
     columns = TableColumns(pd.DataFrame({'zip': [1, 2, 3, 1], 'x': [.5, 1, 2, 3]}))
     for zips in ([1., None], ['1', None], pd.array([1, None], dtype='Int64')):
-        assert columns(pd.DataFrame({'zip': zips, 'x': [1, 2]})).zip.tolist() == ['1', None]
+        assert columns(pd.DataFrame({'zip': zips, 'x': [1, 2]})).zip.fillna('gap').tolist() == ['1', 'gap']
 
 
 def test_dates_of_another_year_are_kept_within_range():
@@ -144,6 +144,19 @@ def test_dates_of_another_year_are_kept_within_range():
     late = columns(pd.DataFrame({'d': ['2030-05-05 12:00']}))
     assert late.d_Year[0] == 2022 and late.d_Elapsed[0] == columns(df).d_Elapsed.max()
     assert columns(df).d_Elapsed.diff()[1] == 517*24*3600.
+
+
+@pytest.mark.parametrize('values,kind', [
+    (['2024-02-29', '2023-01-01', None], 'date'), (['2024-02-29 10:00', '2023-01-01', '2022-05-05T08:00:01'], 'date'),
+    (['2024-02-30', '2023-01-01', None], 'category'), (['2024-02-29', 'soon', None], 'category'),
+    (['2024', '2023', None], 'category'), (['1/2/2024', '2/3/2024', None], 'category')])
+@pytest.mark.parametrize('dtype', ['object', 'str'])
+def test_dates_as_a_csv_has_them(values, kind, dtype):
+    df = pd.DataFrame({'d': pd.Series(values, dtype=dtype)})
+    columns = TableColumns(df)
+    assert columns.kinds == {'d': kind}
+    if kind == 'date': assert columns(df).d_Year.tolist()[:2] == [2024, 2023]
+    assert TableColumns(df, cat_names=['d']).kinds == {'d': 'category'}
 
 
 def test_arguments_for_columns_have_effects():
