@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_dls
-from fastai.tabular.all import (BCEWithLogitsLossFlat, CategoryBlock, CrossEntropyLossFlat, L1LossFlat, MSELossFlat,
-                                MultiCategoryBlock, Normalize, RegressionBlock, TabularDataLoaders, TabularPandas,
+from conftest import make_df, make_dls
+from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat, FillMissing,
+                                L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock, TabularDataLoaders, TabularPandas,
                                 load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
@@ -424,3 +424,23 @@ def test_with_everything_off_it_is_fastais_net(tmp_path):
     for o in only_masks:
         rest = {k: v for k, v in only_masks.items() if k != o}
         assert losses(dropconnect_learner, weight_p=0, **rest) != theirs, o
+
+
+@pytest.mark.parametrize('rows,ps', [(800, .5), (999, .5), (1000, .3), (4999, .3), (5000, .1)])
+def test_few_rows_get_more_dropout(rows, ps, tmp_path):
+    valid = list(range(rows, rows+50))
+    dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names='price',
+                                     cont_names=['size'], valid_idx=valid, path=tmp_path, device='cpu')
+    def drops(**kwargs):
+        model = dropconnect_learner(dls, layers=[10, 10], **kwargs).model
+        return {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)}
+    assert drops() == {ps} and drops(ps=.2) == drops(config=dict(ps=.2)) == {.2} and not drops(ps=0)
+
+
+@pytest.mark.parametrize('value', ['gap', np.inf, 'all'])
+def test_numbers_that_would_make_the_loss_nan(value, tmp_path):
+    df, procs = make_df(), [Categorify, *([] if value == 'gap' else [FillMissing]), Normalize]
+    df.loc[slice(None) if value == 'all' else 3, 'age'] = np.inf if value == np.inf else np.nan
+    dls = TabularDataLoaders.from_df(df, procs=procs, cat_names=['shop'], cont_names=['size', 'age'], y_names='price',
+                                     valid_idx=list(range(320, 400)), path=tmp_path, device='cpu')
+    with pytest.raises(ValueError, match="column 'age' has gaps or infinite values"): dropconnect_learner(dls)

@@ -59,9 +59,7 @@ def every_dtype(n=60):
     rng = np.random.default_rng(0)
     i, f, few = rng.integers(0, 100, n), rng.normal(size=n), rng.integers(0, 3, n)
     s, days = np.array(list('abc'))[few], pd.Timestamp('2024-01-31') + pd.to_timedelta(rng.integers(0, 900, n), 'D')
-    ints, cols = [f'{a}{b}' for a in ('int', 'uint', 'Int', 'UInt') for b in (8, 16, 32, 64)], {}
-    ints = [o.replace('Uint', 'UInt') for o in ints]
-    for t in ints: cols[t] = pd.Series(i).astype(t)
+    cols = {f'{t}{b}': pd.Series(i).astype(f'{t}{b}') for t in ('int', 'uint', 'Int', 'UInt') for b in (8, 16, 32, 64)}
     for t in ('float16', 'float32', 'float64', 'Float32', 'Float64'): cols[t] = pd.Series(f).astype(t)
     for t in ('bool', 'boolean'): cols[t] = pd.Series(few > 0).astype(t)
     for t in ('object', 'str', 'string', 'category'): cols[t] = pd.Series(s).astype(t)
@@ -74,18 +72,18 @@ def every_dtype(n=60):
     cols['ordered'] = pd.Series(pd.Categorical(s, categories=['c', 'a', 'b', 'never'], ordered=True))
     cols['sparse'] = pd.Series(pd.arrays.SparseArray(np.where(f > 0, f, 0.)))
     cols['sparse ints'] = pd.Series(pd.arrays.SparseArray(i))
-    objects = dict(ints=map(int, i), floats=map(float, f), decimals=[decimal.Decimal(str(o)) for o in f],
+    objects = dict(ints=[*map(int, i)], floats=[*map(float, f)], decimals=[decimal.Decimal(str(o)) for o in f],
                    dates=[o.date() for o in days], moments=[o.to_pydatetime() for o in days],
                    lengths=[dt.timedelta(seconds=int(o)) for o in i], clock=[dt.time(o % 24) for o in i],
                    flags=few > 0, mixed=[1, 'a', 2.5]*(n//3), bytes=[o.encode() for o in s])
-    cols |= {k: pd.Series(list(v), dtype=object) for k, v in objects.items()}
+    cols |= {k: pd.Series(v, dtype=object) for k, v in objects.items()}
     if importlib.util.find_spec('pyarrow'):
         import pyarrow as pa
-        arrow = [(pa.int64(), i), (pa.float64(), f), (pa.bool_(), few > 0), (pa.string(), s), (pa.timestamp('us'), days),
-                 (pa.timestamp('ns', tz='UTC'), days), (pa.date32(), [o.date() for o in days]),
-                 (pa.duration('s'), pd.to_timedelta(i, 's')), (pa.decimal128(12, 4), objects['decimals'] and
-                  [decimal.Decimal(f'{o:.4f}') for o in f]), (pa.time64('us'), [dt.time(o % 24) for o in i]),
-                 (pa.dictionary(pa.int32(), pa.string()), s)]
+        arrow = [(pa.int64(), i), (pa.float64(), f), (pa.bool_(), few > 0), (pa.string(), s),
+                 (pa.timestamp('us'), days), (pa.timestamp('ns', tz='UTC'), days), (pa.date32(), objects['dates']),
+                 (pa.duration('s'), pd.to_timedelta(i, 's')), (pa.time64('us'), objects['clock']),
+                 (pa.decimal128(12, 4), [decimal.Decimal(f'{o:.4f}') for o in f]),
+                 (pa.dictionary(pa.int32(), pa.string()), s), (pa.binary(), objects['bytes'])]
         for t, v in arrow:
             cols[f'arrow {t}'] = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(list(v), type=t)))
     return cols
@@ -160,7 +158,8 @@ def test_dates_as_a_csv_has_them(values, kind, dtype):
 
 
 def test_arguments_for_columns_have_effects():
-    df, y = pd.DataFrame({'zip': np.arange(60) % 10, 'text': np.arange(60).astype(str), 'x': np.arange(60.)}), np.arange(60.)
+    y = np.arange(60.)
+    df = pd.DataFrame({'zip': np.arange(60) % 10, 'text': np.arange(60).astype(str), 'x': y})
     def kinds(**kwargs): return make(n_epoch=1, **kwargs).fit(df, y).columns_.kinds
     assert kinds() == dict(zip='category', text='category', x='number')
     assert kinds(max_card=5)['zip'] == 'number'
