@@ -1,0 +1,59 @@
+"""Time of a fit of `dropconnect_learner` with its defaults, over that of fastai's `tabular_learner`.
+
+Both are fitted for one epoch on the training rows of each table, in batches of the same size, one after the other and
+again and again in one process, with fastai's own loader and with `TabTensorDL`. Medians, and their ratio.
+
+    python benchmarks/fit_time.py FOLDER --out benchmarks/fit_time.md
+
+FOLDER has california/, bike/, adult/ and bulldozers-2012/.
+"""
+import argparse
+import platform
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+from defaults import TABLES, load
+from ensembles import times
+from fastprogress.fastprogress import progress_bar
+
+from dropconnect_tab.arena import write_whole
+from dropconnect_tab.contenders import arm_params, fit_default, fit_fastai
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+
+def fits_of(bs):
+    "The fits that stand side by side"
+    stock = {k: v for k, v in arm_params('fastai').items() if k not in ('epochs', 'bs')}
+    common = dict(epochs=1, bs=bs)
+    return {'fastai': partial(fit_fastai, **common, **stock),
+            'default': partial(fit_default, loader='fastai', **common),
+            'default, TabTensorDL': partial(fit_default, loader='tensors', **common)}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--tables', nargs='+', default=list(TABLES))
+    p.add_argument('--out', type=Path, help="file for the table, else it is printed only")
+    args = p.parse_args()
+    names = list(fits_of(1))
+    head = ['table', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
+    lines = [f"| {' | '.join(head)} |", '|---'*len(head)+'|']
+    for name in (bar := progress_bar(args.tables)):
+        table, (_, bs) = load(name, args.folder), TABLES[name]
+        found = times(table, fits_of(bs), args.repeats, lambda o: setattr(bar, 'comment', f'{name}, {o}'))
+        base, *others = found.values()
+        row = [name, f'{len(table.train_idx):,}', *(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
+        lines.append(f"| {' | '.join(row)} |")
+    text = '\n'.join([
+        '# Time of a fit', '', f'One epoch, validation included; medians of {args.repeats} interleaved repeats; '
+        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.', '', *lines, ''])
+    print(text)
+    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+if __name__ == '__main__': main()
