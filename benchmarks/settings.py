@@ -1,7 +1,8 @@
 """Which settings of `dropconnect_learner` pay, and which do not? Tried on slices of training rows, without test rows.
 
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
-the defaults: dropout of embeddings and a weight decay of 0.1. The start's bins are quantiles alone; edges at common
+the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
+is asked in dropout.py. The start's bins are quantiles alone; edges at common
 values, which `bin_edges` adds, are a variant. Results go to OUT/<table>.json, a line for each fit, and the table of
 mean errors to OUT/settings.md. What is there is not repeated.
 
@@ -31,7 +32,7 @@ warnings.filterwarnings('ignore')
 
 # Epochs and batches of each table, the same for all variants
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256), diabetes=(30, 64))
-START = dict(embed_p=.1, wd=.1, quantile_bins=True)
+START = dict(ps=.1, embed_p=.1, wd=.1, quantile_bins=True)
 VARIANTS = {
     'start': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8),
     'weight_p=0.95': dict(weight_p=.95),
@@ -93,19 +94,21 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
 
 
 def settings_table(out):
-    "Mean error of each variant on each table, over that of the start, as Markdown"
+    "By how much each variant's errors on each table differ from those of the start with the same seeds, as Markdown"
     runs = pd.DataFrame([json.loads(o) for p in sorted(out.glob('*.json')) for o in p.read_text().splitlines()])
-    mean = runs.pivot_table(index='variant', columns='table', values='error')
-    mean = mean.reindex(index=[o for o in VARIANTS if o in mean.index], columns=[o for o in TABLES if o in mean])
-    seeds = runs.groupby(['variant', 'table']).size().min()
-    ratio = 100*(mean/mean.loc['start']-1)
-    rows = [['start', *(f'{v:.4f}' for v in mean.loc['start']), '']]
-    def percent(v): return f'{v:+.1f}%' if v == v else ''
-    rows += [[k, *map(percent, r), percent(r.mean())] for k, r in ratio.iloc[1:].iterrows()]
-    head = ['variant', *(f'{o}' for o in mean), 'mean']
-    lines = ['| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)]
-    return (f'Errors on slices of training rows; below those of the start, by how much a variant\'s differ. '
-            f'Seeds of each: {seeds} at least.\n\n' + '\n'.join(lines))
+    errs = runs.pivot_table(index='variant', columns=['table', 'seed'], values='error')
+    errs = errs.reindex([o for o in VARIANTS if o in errs.index])
+    tables, start = [o for o in TABLES if o in errs], errs.loc['start']
+    rows = [['start', *(f'{start[o].mean():.4f}' for o in tables), ''],
+            ['sd of its seeds', *(f'{100*start[o].std()/start[o].mean():.1f}%' for o in tables), '']]
+    for variant, err in errs.iloc[1:].iterrows():
+        there = err.notna()
+        diff = [100*(err[o][there[o]].mean()/start[o][there[o]].mean()-1) for o in tables]
+        rows.append([variant, *(f'{v:+.1f}%' if v == v else '' for v in diff), f'{np.nanmean(diff):+.1f}%'])
+    rows.append(['seeds of each', *(str(errs[o].iloc[1:].notna().sum(1).min()) for o in tables), ''])
+    head = ['variant', *tables, 'mean']
+    return ('Errors on slices of training rows; below those of the start, by how much a variant\'s differ with the same '
+            'seeds.\n\n' + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
 
 
 def main():
