@@ -2,9 +2,9 @@
 
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
-is asked in dropout.py. The start's bins are quantiles alone; edges at common
-values, which `bin_edges` adds, are a variant. Results go to OUT/<table>.json, a line for each fit, and the table of
-mean errors to OUT/settings.md. What is there is not repeated.
+is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
+variant. Results go to OUT/<table>.json, a line for each fit, and the table of mean errors to OUT/settings.md. What is
+there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 
@@ -42,6 +42,7 @@ VARIANTS = {
     'members=1': dict(members=1), 'members=16': dict(members=16),
     'edges at common values': dict(quantile_bins=False), 'n_bins=0': dict(n_bins=0), 'n_bins=16': dict(n_bins=16),
     'periodic': dict(periodic=True),
+    **{f'cont_emb_sz={o}': dict(cont_emb_sz=o) for o in (8, 4, 2)},
     'quantile transform': dict(quantile=True), 'quantile transform, n_bins=0': dict(quantile=True, n_bins=0),
     'y_range': dict(y_range=True), 'layers=[200, 100]': dict(layers=[200, 100]),
     'layers=[800, 400]': dict(layers=[800, 400]), 'layers=[400, 200, 100]': dict(layers=[400, 200, 100]),
@@ -70,7 +71,7 @@ def quantile_edges(to, n_bins=None):
 
 
 def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodic=False, half=False, flat=False, l1=0,
-        loader='tensors', y_range=False, embed_p=0., **kwargs):
+        loader='tensors', y_range=False, embed_p=0., cont_emb_sz=16, **kwargs):
     "Error and seconds of one fit"
     set_seed(seed, reproducible=True)
     if quantile and table.cont_names: table = quantiles(table)
@@ -78,7 +79,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
-    config, cbs = dropconnect_config(embed_p=embed_p), [L1Penalty(l1)] if l1 else None
+    config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
     if quantile_bins: config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
     learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:

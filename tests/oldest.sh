@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite with the oldest versions that are claimed: fastai 2.8 on fastcore 1, pandas 2.
+# The test suite with the oldest versions that are claimed: fastai 2.8 on fastcore 1, pandas 2, scikit-learn 1.6.
 # Needs some gigabytes and minutes: that fastai wants a torch of its time. `tests/oldest.sh FOLDER` keeps the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,9 +8,9 @@ env=${1:-$(mktemp -d)}
 unset PIP_CONSTRAINT
 python3 -m venv "$env"
 source "$env/bin/activate"
-pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' accelerate hypothesis pytest
-pip install -q --no-deps -e .
+pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' 'scikit-learn<1.7' 'rtdl_num_embeddings==0.0.12' \
+    accelerate hypothesis pytest -e .
 python -W ignore -c "
-import fastai, fastcore, pandas, torch
-print('fastai', fastai.__version__, 'fastcore', fastcore.__version__, 'pandas', pandas.__version__, 'torch', torch.__version__)"
+import fastai, fastcore, pandas, sklearn, torch
+for o in (fastai, fastcore, pandas, sklearn, torch): print(o.__name__, o.__version__)"
 python -m pytest
