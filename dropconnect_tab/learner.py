@@ -19,13 +19,15 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #58793dba
+# %% ../nbs/05_learner.ipynb #53efe02f
 only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0.)
 
-def _defaults(n_rows):
-    "Members and dropout for a net that is trained on `n_rows`"
-    # Where rows are few, each is seen often: see results/dropout
-    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else .1)
+def _defaults(n_rows, n_cont):
+    "Members, dropout and width of the embeddings of numbers for a net that is trained on `n_rows` with `n_cont` of them"
+    # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
+    # 16 times their count
+    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else .1,
+                cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _check_numbers(to):
     "A `ValueError` that names a column which would make every loss NaN"
@@ -75,7 +77,8 @@ def dropconnect_learner(
     given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale, members=members,
                  y_scale=y_scale, ps=ps)
     _check_numbers(dls.train_ds)
-    config = {**_defaults(len(dls.train_ds)), **(config or {}), **{k:v for k,v in given.items() if v is not None}}
+    given = {**(config or {}), **{k:v for k,v in given.items() if v is not None}}
+    config = {**_defaults(len(dls.train_ds), len(dls.cont_names)), **given}
     if layers is None: layers = [400,200]
     emb_szs = get_emb_sz(dls.train_ds, emb_szs or {})
     if n_out is None: n_out = get_c(dls)

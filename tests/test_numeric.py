@@ -437,6 +437,15 @@ def test_few_rows_get_more_dropout(rows, ps, tmp_path):
     assert drops() == {ps} and drops(ps=.2) == drops(config=dict(ps=.2)) == {.2} and not drops(ps=0)
 
 
+@pytest.mark.parametrize('n,width', [(1, 16), (16, 16), (17, 15), (32, 8), (200, 2)])
+def test_many_numbers_get_narrow_embeddings(n, width, tmp_path):
+    df = pd.DataFrame(np.random.default_rng(0).normal(size=(500, n+1))).add_prefix('c')
+    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=list(df)[1:], y_names='c0', path=tmp_path, bs=64,
+                                     device='cpu')
+    def of(**kwargs): return dropconnect_learner(dls, layers=[10], **kwargs).model.cont_embed.emb_sz
+    assert of() == width and of(config=dropconnect_config(cont_emb_sz=3)) == 3
+
+
 @pytest.mark.parametrize('value', ['gap', np.inf, 'all'])
 def test_numbers_that_would_make_the_loss_nan(value, tmp_path):
     df, procs = make_df(), [Categorify, *([] if value == 'gap' else [FillMissing]), Normalize]
