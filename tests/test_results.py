@@ -1,6 +1,8 @@
 "The committed results: complete, by the protocol, and what the report makes of them."
 import json
 import re
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from conftest import root
 
 from dropconnect_tab.arena import load_preds
 from dropconnect_tab.contenders import arms
-from dropconnect_tab.report import compare, format_settings, format_summary, read_results, summarise
+from dropconnect_tab.report import across, compare, format_across, format_settings, format_summary, read_results, summarise
 
 folder = root/'results'/'bulldozers-2012'
 KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}
@@ -71,3 +73,54 @@ def test_the_table_of_settings(results):
 def test_no_sales_are_in_the_results():
     "Aggregates, predictions and log prices: nothing that tells which machine was sold, or when"
     for p in folder.rglob('*.npz'): assert set(load_preds(p)) == {'pred', 'y', 'group'}
+
+
+# --- The learner's defaults, on seven tables ---
+
+@pytest.fixture(scope='module')
+def defaults():
+    "What `benchmarks/defaults.py` says, and the folders of the tables"
+    sys.path.insert(0, str(root/'benchmarks'))
+    try: said = runpy.run_path(root/'benchmarks'/'defaults.py')
+    finally: sys.path.pop(0)
+    folders = {o: next((root/'results'/'defaults').glob(f'{o}-*')) for o in said['TABLES']}
+    return said, folders
+
+
+def test_every_arm_has_five_seeds_on_every_table(defaults):
+    said, folders = defaults
+    for name, o in folders.items():
+        variants = [v for group in said['ABLATED'].get(name, []) for v in group]
+        for arm in [*said['ARMS'], 'blend', said['ONE_WORD'], *variants]:
+            assert {int(p.stem) for p in (o/arm).glob('*.json')} >= set(range(5)), (name, arm)
+
+
+def test_all_nets_had_the_same_epochs_and_batches(defaults):
+    said, folders = defaults
+    for name, o in folders.items():
+        for arm in ('default', 'fastai', 'tabm', said['ONE_WORD']):
+            for p in (o/arm).glob('*.json'):
+                params = json.loads(p.read_text())['params']
+                assert (params['epochs'], params['bs']) == said['TABLES'][name], p
+
+
+def test_tables_of_the_defaults_come_from_the_files(defaults):
+    said, folders = defaults
+    made = format_across(across(list(folders.values()), said['ARMS']))
+    assert made + '\n' == (root/'results'/'defaults'/'ranks.md').read_text()
+    groups = [[o for name, o in folders.items() if g in said['ABLATED'].get(name, [])] for g in (said['PARTS'], said['REST'])]
+    made = [format_across(across(o, ['default', *g])) for o, g in zip(groups, (said['PARTS'], said['REST']))]
+    assert '\n\n'.join(made) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
+
+
+def test_what_is_said_of_the_defaults(defaults):
+    "The README's and the tutorial's words"
+    said, folders = defaults
+    def mean(table, arm):
+        runs = [json.loads(p.read_text()) for p in (folders[table]/arm).glob('*.json')]
+        return np.mean([r.get('logloss', r['rmse'] if 'rmse' in r else None) for r in runs])
+    over = {o: mean(o, 'default')/mean(o, 'fastai')-1 for o in folders}
+    assert max(over.values()) < 0 and sum(o < -.05 for o in over.values()) >= 4
+    assert all(mean(o, 'default') < mean(o, 'blend') for o in ('california', 'bike', 'adult'))
+    ranks = across(list(folders.values()), said['ARMS'])
+    assert ranks.index[0] == 'default' or list(ranks.index).index('default') == 1
