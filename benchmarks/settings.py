@@ -64,7 +64,7 @@ def quantiles(table):
 def quantile_edges(to, n_bins=None):
     "As `table_edges`, by quantiles alone"
     x = torch.tensor(to.conts.to_numpy(np.float32))
-    if n_bins == 0 or not len(to.cont_names): return None
+    if not len(to.cont_names): return None
     n_bins = n_bins or max(2, min(48, len(to)//50))
     def edges(col): return compute_bins(col, n_bins=n_bins)[0] if len(col.unique()) > 2 else bin_edges(col)[0]
     return [edges(o[:, None]) for o in x.T]
@@ -80,7 +80,8 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
     config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
-    if quantile_bins: config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
+    if quantile_bins and kwargs.get('n_bins') != 0:
+        config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
     learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
