@@ -144,6 +144,7 @@ class Site:
         part, level = section(read(path), anchor, target)
         shift = len(headings(before)[-1][1]) - level
         part = outside_code(lambda o: re_heading.sub(lambda h: '#'*(len(h[1])+shift) + f' {h[2]}', o), part)
+        part = part.replace(' ± ', '\u00a0±\u00a0')  # not broken in narrow columns
         return f'({target_name(path, anchor)})=\n\n{self.links(part, path, source.name)}'
 
     def page(self, source):
