@@ -56,8 +56,8 @@ def dropout_table(out):
         fits = len(runs[(runs.rows == rows) & (runs.table == name) & (runs.ps == PS[0])])
         more = ' | '.join(f'{100*(row[o]/row[PS[0]]-1):+.1f}%' for o in PS[1:])
         lines.append(f'| {name} | {rows} | {fits} | {row[PS[0]]:.4f} | {more} |')
-    said = 'Error on slices of training rows by dropout (`ps`): the mean at the least, and by how much others differ.\n\n'
-    return said+'\n'.join(lines)
+    said = 'Error on slices of training rows by dropout (`ps`): the mean at the least, and by how much others differ.'
+    return said+'\n\n'+'\n'.join(lines)
 
 
 def main():

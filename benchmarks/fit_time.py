@@ -47,7 +47,8 @@ def main():
         table, (_, bs) = load(name, args.folder), TABLES[name]
         found = times(table, fits_of(bs), args.repeats, lambda o: setattr(bar, 'comment', f'{name}, {o}'))
         base, *others = found.values()
-        row = [name, f'{len(table.train_idx):,}', *(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
+        times_ratios = [*(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
+        row = [name, f'{len(table.train_idx):,}', *times_ratios]
         lines.append(f"| {' | '.join(row)} |")
     text = '\n'.join([
         '# Time of a fit', '', f'One epoch, validation included; medians of {args.repeats} interleaved repeats; '

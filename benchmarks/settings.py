@@ -109,8 +109,8 @@ def settings_table(out):
         rows.append([variant, *(f'{v:+.1f}%' if v == v else '' for v in diff), f'{np.nanmean(diff):+.1f}%'])
     rows.append(['seeds of each', *(str(errs[o].iloc[1:].notna().sum(1).min()) for o in tables), ''])
     head = ['variant', *tables, 'mean']
-    return ('Errors on slices of training rows; below those of the start, by how much a variant\'s differ with the same '
-            'seeds.\n\n' + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
+    return ("Errors on slices of training rows; below those of the start, by how much a variant's differ with the "
+            "same seeds.\n\n" + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
 
 
 def main():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the site: `bash docs/build.sh [SITE [SOURCES]]`, by default into _site/, from sources that are gathered in _proc/site/.
+# Builds the site: `bash docs/build.sh [SITE [SOURCES]]`, by default into _site/, from sources gathered in _proc/site/.
 # Nothing is fetched, and no notebook is run: pages show the outputs that the notebooks hold.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -14,6 +14,7 @@ for folder in "$site" "$sources"; do  # each has a file that tells it from a fol
 done
 python "$root/docs/prepare.py" "$sources"
 # Sphinx leaves files beside the folder that it builds into
-python -m sphinx -q -W --keep-going -n -b html -c "$root/docs" -d "$sources/.build/doctrees" "$sources" "$sources/.build/html"
-mv "$sources/.build/html" "$site"
+out="$sources/.build"
+python -m sphinx -q -W --keep-going -n -b html -c "$root/docs" -d "$out/doctrees" "$sources" "$out/html"
+mv "$out/html" "$site"
 echo "$site/index.html"

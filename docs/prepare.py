@@ -221,8 +221,8 @@ def section(text, anchor, target):
 def exported(cell):
     "Names of the functions, methods and classes that a cell exports"
     if cell.cell_type != 'code' or not {'export', 'exports'} & directives(cell).keys(): return []
-    defs = [o for o in ast.parse(cell.source).body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_']
-    return [nm for o in defs for nm in L(patch_name(o))]
+    defs = [o for o in ast.parse(cell.source).body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+    return [nm for o in defs if o.name[0] != '_' for nm in L(patch_name(o))]
 
 
 def default(o): return o.__name__ if hasattr(o, '__name__') else repr(o)
@@ -252,8 +252,8 @@ def arguments(sym):
         if nm == 'return':
             if o['docment']: rows.append(('*returns*', code(type_of(o['anno'])), '', o['docment']))
         elif nm != 'self' and o['docment']:
-            rows.append((f'`{nm}`', code(type_of(o['anno'])), '' if o['default'] is empty else code(default(o['default'])),
-                         o['docment']))
+            shown = '' if o['default'] is empty else code(default(o['default']))
+            rows.append((f'`{nm}`', code(type_of(o['anno'])), shown, o['docment']))
     if not rows: return ''
     head = [('argument', 'type', 'default', 'meaning'), ('---',)*4]
     filled = [i for i in range(4) if any(row[i] for row in rows)]
@@ -267,7 +267,8 @@ def code(s): return f'`{s}`' if s else ''
 def mathml(text):
     "Formulas as MathML, which browsers show without a script"
     from docutils.utils.math.latex2mathml import tex2mathml
-    return re.sub(r'\$\$(.+?)\$\$', lambda m: tex2mathml(m[1].strip(), as_block=True).replace('\n', ''), text, flags=re.S)
+    def change(m): return tex2mathml(m[1].strip(), as_block=True).replace('\n', '')
+    return re.sub(r'\$\$(.+?)\$\$', change, text, flags=re.S)
 
 
 if __name__ == '__main__':

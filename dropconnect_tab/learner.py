@@ -19,11 +19,11 @@ def dropconnect_config(**kwargs):
     "Convenience function to easily create a config for `DropConnectTabularModel`"
     return kwargs
 
-# %% ../nbs/05_learner.ipynb #53efe02f
+# %% ../nbs/05_learner.ipynb #79698d81
 only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0.)
 
 def _defaults(n_rows, n_cont):
-    "Members, dropout and width of the embeddings of numbers for a net that is trained on `n_rows` with `n_cont` of them"
+    "Members, dropout and width of the embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
     # 16 times their count
     return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else .1,

@@ -15,7 +15,7 @@ from fastai.data.transforms import Categorize
 from fastai.tabular.core import TabularPandas
 from torch import nn
 
-# %% ../nbs/01b_numeric.ipynb #a5c0e762
+# %% ../nbs/01b_numeric.ipynb #6fbd9232
 def bin_edges(
     x:torch.Tensor, # Values of the training rows: rows × columns
     n_bins:int=48, # Bins of each column, about; fewer where it has fewer different values
@@ -34,7 +34,8 @@ def bin_edges(
         common = counts > len(col)/n_bins
         rest,n = col[~common[inverse]],n_bins-int(common.sum())
         ends = torch.stack([values[0],values[-1]])
-        return torch.cat([ends, values[common], torch.tensor(np.quantile(rest, np.linspace(0, 1, max(n, 1)+1)))]).float().unique()
+        quantiles = torch.tensor(np.quantile(rest, np.linspace(0, 1, max(n, 1)+1)))
+        return torch.cat([ends, values[common], quantiles]).float().unique()
     return [edges(o) for o in x.float().T]
 
 # %% ../nbs/01b_numeric.ipynb #c10b72ed

@@ -10,7 +10,8 @@ from conftest import root
 
 from dropconnect_tab.arena import load_preds
 from dropconnect_tab.contenders import arms
-from dropconnect_tab.report import across, compare, format_across, format_settings, format_summary, read_results, summarise
+from dropconnect_tab.report import (across, compare, format_across, format_settings, format_summary, read_results,
+                                    summarise)
 
 folder = root/'results'/'bulldozers-2012'
 KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}
@@ -108,8 +109,8 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
     said, folders = defaults
     made = format_across(across(list(folders.values()), said['ARMS']))
     assert made + '\n' == (root/'results'/'defaults'/'ranks.md').read_text()
-    groups = [[o for name, o in folders.items() if g in said['ABLATED'].get(name, [])] for g in (said['PARTS'], said['REST'])]
-    made = [format_across(across(o, ['default', *g])) for o, g in zip(groups, (said['PARTS'], said['REST']))]
+    def where(group): return [o for name, o in folders.items() if group in said['ABLATED'].get(name, [])]
+    made = [format_across(across(where(o), ['default', *o])) for o in (said['PARTS'], said['REST'])]
     assert '\n\n'.join(made) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
 
 

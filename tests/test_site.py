@@ -22,7 +22,7 @@ chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shuti
 pages = ['index', 'install', 'start', 'idea', 'doors', 'when', 'faq', 'comparison', 'results']
 tutorials = sorted(o.stem for o in (root/'nbs'/'tutorials').glob('*.ipynb'))
 modules = sorted(o.stem for o in (root/'dropconnect_tab').glob('*.py') if o.stem[0] != '_' and o.stem != 'all')
-every = [*(f'{o}.html' for o in pages), *(f'tutorials/{o}.html' for o in tutorials), *(f'api/{o}.html' for o in modules)]
+every = [f'{o}.html' for o in [*pages, *(f'tutorials/{o}' for o in tutorials), *(f'api/{o}' for o in modules)]]
 
 
 class Page(HTMLParser):
@@ -80,7 +80,8 @@ def test_no_link_is_broken(parsed, site):
 
 
 def test_links_to_files_of_the_repository_lead_somewhere(parsed):
-    files = {m[1] for o in parsed.values() for h in o.hrefs if (m := re.match(r'https://github\.com/.+?/blob/main/([^#]+)', h))}
+    to_file = re.compile(r'https://github\.com/.+?/blob/main/([^#]+)')
+    files = {m[1] for o in parsed.values() for h in o.hrefs if (m := to_file.match(h))}
     assert len(files) > 20 and not [o for o in files if not (root/o).exists()]
 
 
@@ -205,7 +206,8 @@ async function look(page, width) {
   for (const img of doc.images) img.loading = 'eager'
   await Promise.all([...doc.images].map(img => img.decode().catch(() => 0)))
   const ground = theme => { doc.body.dataset.theme = theme; return win.getComputedStyle(doc.body).backgroundColor }
-  const res = {title: doc.title, heading: !!doc.querySelector('h1, h2'), overflow: doc.documentElement.scrollWidth - doc.documentElement.clientWidth,
+  const html = doc.documentElement
+  const res = {title: doc.title, heading: !!doc.querySelector('h1, h2'), overflow: html.scrollWidth - html.clientWidth,
     images: [...doc.images].filter(o => !o.naturalWidth).map(o => o.src), light: ground('light'), dark: ground('dark')}
   if (page.startsWith('search')) {
     const summary = () => doc.querySelector('#search-results .search-summary')?.textContent ?? ''
@@ -217,7 +219,8 @@ async function look(page, width) {
 }
 (async () => {
   for (const width of [390, 1280]) for (const page of pages) {
-    try { found[page + ' ' + width] = await look(page, width) } catch (e) { found[page + ' ' + width] = {error: String(e)} }
+    const key = page + ' ' + width
+    try { found[key] = await look(page, width) } catch (e) { found[key] = {error: String(e)} }
   }
   await fetch('/found', {method: 'POST', body: JSON.stringify(found)})
 })()
@@ -238,7 +241,8 @@ def seen(site):
             self.send_response(200)
             self.send_header('Content-Type', 'text/html; charset=utf-8')
             self.end_headers()
-            self.wfile.write(checker.replace('PAGES', json.dumps([*every, 'search.html?q=weight_p', 'genindex.html'])).encode())
+            asked = json.dumps([*every, 'search.html?q=weight_p', 'genindex.html'])
+            self.wfile.write(checker.replace('PAGES', asked).encode())
 
         def do_POST(self):
             found.update(json.loads(self.rfile.read(int(self.headers['Content-Length']))))

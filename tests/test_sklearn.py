@@ -188,7 +188,8 @@ def test_wrong_rows():
     with pytest.raises(ValueError, match='cannot be categories'): make().fit(df.assign(shop=[[1]]*300), y)
     with pytest.raises(ValueError, match='flag for gaps'): make().fit(df.assign(size_na='a'), y)
     with pytest.raises(ValueError, match='part of a date'): make().fit(df.assign(sold_Month='a'), y)
-    with pytest.raises(ValueError, match='unique column names|two columns'): make().fit(df.rename(columns=dict(age='size')), y)
+    twice = df.rename(columns=dict(age='size'))
+    with pytest.raises(ValueError, match='unique column names|two columns'): make().fit(twice, y)
     with pytest.raises(ValueError, match='complex'): make().fit(df.assign(size=1j), y)
 
 
