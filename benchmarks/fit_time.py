@@ -1,7 +1,8 @@
 """Time of a fit of `dropconnect_learner` with its defaults, over that of fastai's `tabular_learner`.
 
 Both are fitted for one epoch on the training rows of each table, in batches of the same size, one after the other and
-again and again in one process, with fastai's own loader and with `TabTensorDL`. Medians, and their ratio.
+again and again in one process, with fastai's own loader and with `TabTensorDL`. Medians, and their ratio. Besides, two
+tables of random numbers with many columns.
 
     python benchmarks/fit_time.py FOLDER --out benchmarks/fit_time.md
 
@@ -13,15 +14,27 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from defaults import TABLES, load
 from ensembles import times
 from fastprogress.fastprogress import progress_bar
 
 from dropconnect_tab.arena import write_whole
-from dropconnect_tab.contenders import arm_params, fit_default, fit_fastai
+from dropconnect_tab.contenders import Table, arm_params, fit_default, fit_fastai
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+
+WIDE = {f'{n} random numbers': n for n in (50, 300)}
+
+
+def wide(n, rows=6000):
+    "A table of `n` columns of random numbers"
+    df = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, n+1))).add_prefix('c')
+    train, test = np.split(np.arange(rows), [5000])
+    return Table(f'wide-{n}', 'random', 'all', df, 'c0', [], list(df)[1:], train, test)
 
 
 def fits_of(bs):
@@ -43,8 +56,9 @@ def main():
     names = list(fits_of(1))
     head = ['table', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
     lines = [f"| {' | '.join(head)} |", '|---'*len(head)+'|']
-    for name in (bar := progress_bar(args.tables)):
-        table, (_, bs) = load(name, args.folder), TABLES[name]
+    for name in (bar := progress_bar([*args.tables, *WIDE])):
+        table = wide(WIDE[name]) if name in WIDE else load(name, args.folder)
+        _, bs = TABLES.get(name, (None, 256))
         found = times(table, fits_of(bs), args.repeats, lambda o: setattr(bar, 'comment', f'{name}, {o}'))
         base, *others = found.values()
         times_ratios = [*(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
