@@ -519,6 +519,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'dropconnect_tab.report._figure': ('report.html#_figure', 'dropconnect_tab/report.py'),
                                         'dropconnect_tab.report._markdown': ('report.html#_markdown', 'dropconnect_tab/report.py'),
                                         'dropconnect_tab.report._mean_sd': ('report.html#_mean_sd', 'dropconnect_tab/report.py'),
+                                        'dropconnect_tab.report._otherwise': ('report.html#_otherwise', 'dropconnect_tab/report.py'),
                                         'dropconnect_tab.report._plot_epochs': ('report.html#_plot_epochs', 'dropconnect_tab/report.py'),
                                         'dropconnect_tab.report._plot_key': ('report.html#_plot_key', 'dropconnect_tab/report.py'),
                                         'dropconnect_tab.report._read': ('report.html#_read', 'dropconnect_tab/report.py'),

@@ -7,7 +7,7 @@ __all__ = ['REFERENCES', 'PLOTS', 'read_results', 'measure_of', 'paired_interval
            'format_settings', 'plot_arms', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'main', 'across',
            'format_across', 'against']
 
-# %% ../nbs/09a_report.ipynb #1b58914d
+# %% ../nbs/09a_report.ipynb #15b08f13
 import argparse, json
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastcore.basics import first
 from matplotlib.ticker import MaxNLocator
 
 from .arena import errors, load_preds, row_losses, write_whole
+from .contenders import arms
 
 # %% ../nbs/09a_report.ipynb #4c6dc575
 def read_results(
@@ -146,11 +147,16 @@ def format_settings(
     rows = [[a, str(r['search']['tried']), f"{r['search']['error']:.4f}", text(r['params'])] for a,r in found.items()]
     return _markdown(['arm', 'settings tried', f'{measure} on the slice', 'chosen'], rows)
 
-# %% ../nbs/09a_report.ipynb #bd50ad5d
+# %% ../nbs/09a_report.ipynb #e207641d
 def _figure(title, xlabel, ylabel, size=(7,4)):
     fig,ax = plt.subplots(figsize=size, layout='constrained')
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return fig,ax
+
+def _otherwise(arm):
+    "What an arm does where its runs do not say"
+    name = arm.split(',')[0]
+    return arms[name].also if name in arms else {}
 
 def plot_arms(
     results:list, # Results of runs
@@ -161,8 +167,7 @@ def plot_arms(
     fig,ax = _figure(title, f'{_LABELS[measure]} (dots: seeds, line: mean)', '', (7, 1+.4*len(summary)))
     for i,arm in enumerate(summary.index):
         vals = [r[measure] for r in runs[arm]]
-        dropped = runs[arm][0]['params'].get('weight_p', .5 if arm.startswith('default') else 0)
-        color = 'tab:orange' if dropped else 'tab:blue'
+        color = 'tab:orange' if {**_otherwise(arm), **runs[arm][0]['params']}.get('weight_p') else 'tab:blue'
         ax.plot(vals, [i]*len(vals), 'o', color=color, alpha=.6)
         ax.plot([summary[measure][arm]]*2, [i-.3,i+.3], color='black')
     ax.set(yticks=range(len(summary)), yticklabels=summary.index)
