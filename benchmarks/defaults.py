@@ -36,6 +36,17 @@ def load(name, folder):
     return bulldozers_table(folder/'bulldozers-2012', '2012', 'own')
 
 
+def variants(name):
+    "What is tried on a table besides the arms"
+    return sum(ABLATED.get(name, []), [ONE_WORD])
+
+
+def ablations(folders):
+    "Tables of what was taken away, as Markdown; `folders` by the tables' names"
+    groups = [(o, [folders[name] for name in folders if o in ABLATED.get(name, [])]) for o in (PARTS, REST)]
+    return '\n\n'.join(format_across(across(where, ['default', *o])) for o, where in groups if where)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
@@ -50,19 +61,16 @@ def main():
     folders = {}
     for name in args.tables:
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
-        variants = sum(ABLATED.get(name, []), [ONE_WORD])
-        if args.ablations is not None: variants = [o for o in variants if o in args.ablations]
-        names = with_parts([*ARMS, 'blend', *variants])
+        tried = [o for o in variants(name) if args.ablations is None or o in args.ablations]
+        names = with_parts([*ARMS, 'blend', *tried])
         run_arms(table, [o for o in names if o not in args.skip], args.seeds, args.out, epochs=epochs, bs=bs)
         folders[name] = table_folder(args.out, table.name, table.split)
         if args.reports: report(folders[name])
     if args.no_tables: return
     every = list(folders.values())
     references = ['fastai', 'blend', 'xgb']
-    texts = dict(ranks=format_across(across(every, ARMS)),
+    texts = dict(ranks=format_across(across(every, ARMS)), ablation=ablations(folders),
                  default='\n\n'.join(against(every, o, references) for o in ('default', ONE_WORD)))
-    groups = [(o, [folders[name] for name in folders if o in ABLATED.get(name, [])]) for o in (PARTS, REST)]
-    texts['ablation'] = '\n\n'.join(format_across(across(where, ['default', *o])) for o, where in groups if where)
     for name, text in texts.items():
         print(text, '\n')
         write_whole(args.out/f'{name}.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))

@@ -14,24 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from defaults import load
+from defaults import TABLES, load
 from fastprogress.fastprogress import progress_bar
+from files import markdown, once
 from settings import fit
 
 from dropconnect_tab.arena import write_whole
 
 warnings.filterwarnings('ignore')
 
-SMALL = dict(diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))  # epochs, rows in a batch
+SMALL = ['diabetes', 'breast_cancer', 'wine']
 LARGE = ['california', 'bike', 'adult', 'bulldozers']
-ROWS = {1000: (30, 64), 3000: (20, 128)}
+ROWS = {1000: (30, 64), 3000: (20, 128)}  # epochs, rows in a batch
 PS = (.1, .3, .5)
 
 
 def cuts(folder):
     "Name, rows, seed, epochs, batch size and table of each cut"
-    for name, (epochs, bs) in SMALL.items():
-        whole = load(name, folder)
+    for name in SMALL:
+        whole, (epochs, bs) = load(name, folder), TABLES[name]
         for seed in range(8):
             held = np.random.default_rng(seed).permutation(whole.train_idx)[:round(.2*len(whole.train_idx))]
             table = replace(whole, slice_idx=np.sort(held)).slice()
@@ -50,14 +51,13 @@ def dropout_table(out):
     "Mean error of each amount of dropout on each cut, over that of the least, as Markdown"
     runs = pd.DataFrame([json.loads(o) for p in out.glob('*.json') for o in p.read_text().splitlines()])
     mean = runs.pivot_table(index=['rows', 'table'], columns='ps', values='error')
-    head = ['table', 'rows', 'fits', f'error at {PS[0]}', *(f'at {o}' for o in PS[1:])]
-    lines = [f"| {' | '.join(head)} |", '| --- '*len(head)+'|']
-    for (rows, name), row in mean.iterrows():
-        fits = len(runs[(runs.rows == rows) & (runs.table == name) & (runs.ps == PS[0])])
-        more = ' | '.join(f'{100*(row[o]/row[PS[0]]-1):+.1f}%' for o in PS[1:])
-        lines.append(f'| {name} | {rows} | {fits} | {row[PS[0]]:.4f} | {more} |')
+    head, rows = ['table', 'rows', 'fits', f'error at {PS[0]}', *(f'at {o}' for o in PS[1:])], []
+    for (n, name), row in mean.iterrows():
+        fits = len(runs[(runs.rows == n) & (runs.table == name) & (runs.ps == PS[0])])
+        more = [f'{100*(row[o]/row[PS[0]]-1):+.1f}%' for o in PS[1:]]
+        rows.append([name, str(n), str(fits), f'{row[PS[0]]:.4f}', *more])
     said = 'Error on slices of training rows by dropout (`ps`): the mean at the least, and by how much others differ.'
-    return said+'\n\n'+'\n'.join(lines)
+    return said+'\n\n'+'\n'.join(markdown(head, rows))
 
 
 def main():
@@ -69,15 +69,10 @@ def main():
     for name, rows, seed, epochs, bs, table in progress_bar(list(cuts(args.folder))):
         file = args.out/f'{name}-{rows}.json'
         for ps in PS:
-            there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
-            if any((r['seed'], r['ps']) == (seed, ps) for r in there): continue
-            found = fit(table, seed, epochs, bs, ps=ps)
-            res = dict(table=name, rows=rows, seed=seed, ps=ps, error=float(found['error']), seconds=found['seconds'])
-            text = ''.join(json.dumps(o)+'\n' for o in (*there, res))
-            write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+            once(file, dict(table=name, rows=rows, seed=seed, ps=ps), lambda: fit(table, seed, epochs, bs, ps=ps))
     text = dropout_table(args.out)
     print(text)
-    write_whole(args.out/'dropout.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+    write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
 
 
 if __name__ == '__main__': main()

@@ -20,12 +20,12 @@ import torch
 from defaults import TABLES, load
 from ensembles import times
 from fastprogress.fastprogress import progress_bar
+from files import markdown
 
 from dropconnect_tab.arena import write_whole
 from dropconnect_tab.contenders import Table, arm_params, fit_default, fit_fastai
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
-
 
 WIDE = {f'{n} random numbers': n for n in (50, 300)}
 
@@ -55,18 +55,17 @@ def main():
     args = p.parse_args()
     names = list(fits_of(1))
     head = ['table', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
-    lines = [f"| {' | '.join(head)} |", '|---'*len(head)+'|']
+    rows = []
     for name in (bar := progress_bar([*args.tables, *WIDE])):
         table = wide(WIDE[name]) if name in WIDE else load(name, args.folder)
         _, bs = TABLES.get(name, (None, 256))
         found = times(table, fits_of(bs), args.repeats, lambda o: setattr(bar, 'comment', f'{name}, {o}'))
         base, *others = found.values()
         times_ratios = [*(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
-        row = [name, f'{len(table.train_idx):,}', *times_ratios]
-        lines.append(f"| {' | '.join(row)} |")
+        rows.append([name, f'{len(table.train_idx):,}', *times_ratios])
     text = '\n'.join([
         '# Time of a fit', '', f'One epoch, validation included; medians of {args.repeats} interleaved repeats; '
-        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.', '', *lines, ''])
+        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.', '', *markdown(head, rows)])
     print(text)
     if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
 

@@ -17,9 +17,10 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from defaults import load
+from defaults import TABLES, load
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
+from files import markdown, once
 from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 
@@ -30,8 +31,7 @@ from dropconnect_tab.numeric import bin_edges
 
 warnings.filterwarnings('ignore')
 
-# Epochs and batches of each table, the same for all variants
-TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256), diabetes=(30, 64))
+SLICED = ['california', 'bike', 'adult', 'bulldozers', 'diabetes']
 START = dict(ps=.1, embed_p=.1, wd=.1, quantile_bins=True)
 VARIANTS = {
     'start': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8),
@@ -100,7 +100,7 @@ def settings_table(out):
     runs = pd.DataFrame([json.loads(o) for p in sorted(out.glob('*.json')) for o in p.read_text().splitlines()])
     errs = runs.pivot_table(index='variant', columns=['table', 'seed'], values='error')
     errs = errs.reindex([o for o in VARIANTS if o in errs.index])
-    tables, start = [o for o in TABLES if o in errs], errs.loc['start']
+    tables, start = [o for o in SLICED if o in errs], errs.loc['start']
     rows = [['start', *(f'{start[o].mean():.4f}' for o in tables), ''],
             ['sd of its seeds', *(f'{100*start[o].std()/start[o].mean():.1f}%' for o in tables), '']]
     for variant, err in errs.iloc[1:].iterrows():
@@ -110,13 +110,13 @@ def settings_table(out):
     rows.append(['seeds of each', *(str(errs[o].iloc[1:].notna().sum(1).min()) for o in tables), ''])
     head = ['variant', *tables, 'mean']
     return ("Errors on slices of training rows; below those of the start, by how much a variant's differ with the "
-            "same seeds.\n\n" + '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)))
+            "same seeds.\n\n" + '\n'.join(markdown(head, rows)))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
-    p.add_argument('--tables', nargs='+', default=list(TABLES))
+    p.add_argument('--tables', nargs='+', default=SLICED)
     p.add_argument('--variants', nargs='+', default=list(VARIANTS))
     p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--out', type=Path, required=True)
@@ -127,15 +127,11 @@ def main():
         for variant in progress_bar(args.variants):
             for name, table in tables.items():
                 file = args.out/f'{name}.json'
-                there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
-                if any((r['variant'], r['seed']) == (variant, seed) for r in there): continue
-                found = fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]})
-                res = dict(table=name, variant=variant, seed=seed, **found)
-                text = ''.join(json.dumps(o)+'\n' for o in (*there, res))
-                write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+                once(file, dict(table=name, variant=variant, seed=seed),
+                     lambda: fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]}))
     text = settings_table(args.out)
     print(text)
-    write_whole(args.out/'settings.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+    write_whole(args.out/'settings.md', lambda f: f.write_text(text, encoding='utf-8'))
 
 
 if __name__ == '__main__': main()

@@ -31,6 +31,7 @@ import torch
 from fastai.tabular.all import *
 from fastai.text.models.awdlstm import WeightDropout
 from fastprogress.fastprogress import progress_bar
+from files import markdown
 from lifecycle import Masked, fasterai_callback
 from memory import added_mb
 from torch.nn.utils import parametrize, prune
@@ -239,9 +240,6 @@ def peak(kind, rows, device):
 def first_rows(dls, n):
     "Loaders of the first `n` training rows, with the vocabularies of all"
     return type(dls)(dls.train.new(dls.train_ds.new(dls.train_ds.items.iloc[:n])), dls.valid, device=dls.device)
-
-
-def markdown(head, rows): return ['| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)] + ['']
 
 
 def main():

@@ -11,7 +11,9 @@ import pandas as pd
 readme = Path(__file__).resolve().parent.parent/'README.md'
 
 
-def blocks(lang): return re.findall(rf'^```{lang}\n(.*?)^```', readme.read_text(encoding='utf-8'), re.M | re.S)
+def blocks(lang, page=readme):
+    "Examples of a page"
+    return re.findall(rf'^```{lang}\n(.*?)^```', page.read_text(encoding='utf-8'), re.M | re.S)
 
 
 def write_houses(folder, n=400):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from conftest import make_df, make_dls
 from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat, FillMissing,
-                                L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock, TabularDataLoaders, TabularPandas,
-                                load_learner, rmse, set_seed, tabular_learner)
+                                L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock,
+                                TabularDataLoaders, TabularPandas, load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
 from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner,

@@ -91,8 +91,7 @@ def defaults():
 def test_every_arm_has_five_seeds_on_every_table(defaults):
     said, folders = defaults
     for name, o in folders.items():
-        variants = [v for group in said['ABLATED'].get(name, []) for v in group]
-        for arm in [*said['ARMS'], 'blend', said['ONE_WORD'], *variants]:
+        for arm in [*said['ARMS'], 'blend', *said['variants'](name)]:
             assert {int(p.stem) for p in (o/arm).glob('*.json')} >= set(range(5)), (name, arm)
 
 
@@ -109,17 +108,14 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
     said, folders = defaults
     made = format_across(across(list(folders.values()), said['ARMS']))
     assert made + '\n' == (root/'results'/'defaults'/'ranks.md').read_text()
-    def where(group): return [o for name, o in folders.items() if group in said['ABLATED'].get(name, [])]
-    made = [format_across(across(where(o), ['default', *o])) for o in (said['PARTS'], said['REST'])]
-    assert '\n\n'.join(made) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
+    assert said['ablations'](folders) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
 
 
 def test_what_is_said_of_the_defaults(defaults):
     "The README's and the tutorial's words"
     said, folders = defaults
-    def mean(table, arm):
-        runs = [json.loads(p.read_text()) for p in (folders[table]/arm).glob('*.json')]
-        return np.mean([r.get('logloss', r['rmse'] if 'rmse' in r else None) for r in runs])
+    found = across(list(folders.values()), [*said['ARMS'], 'blend'])
+    def mean(table, arm): return found.loc[arm, (folders[table].name, 'mean')]
     over = {o: mean(o, 'default')/mean(o, 'fastai')-1 for o in folders}
     assert max(over.values()) < 0 and sum(o < -.05 for o in over.values()) >= 4
     assert all(mean(o, 'default') < mean(o, 'blend') for o in ('california', 'bike', 'adult'))

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 from conftest import root
+from new_user import blocks
 
 for name in ('sphinx', 'furo', 'myst_nb'): pytest.importorskip(name)
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -124,15 +125,13 @@ def test_tutorials_show_what_they_have_found(parsed, site):
         assert 'colab.research.google.com' in (site/f'tutorials/{o}.html').read_text(encoding='utf-8')
 
 
-def blocks(page):
-    "Python examples of a page of docs/"
-    return re.findall(r'^```python\n(.+?)^```', (root/'docs'/f'{page}.md').read_text(encoding='utf-8'), re.M | re.S)
+def examples(page): return blocks('python', root/'docs'/f'{page}.md')
 
 
 def run_examples(page):
     "What the examples of the home page and then of `page` leave"
     ns = {}
-    for o in blocks('index') + blocks(page): exec(o, ns)
+    for o in examples('index') + examples(page): exec(o, ns)
     return ns
 
 
@@ -160,7 +159,7 @@ def test_examples_of_the_questions(tmp_path, monkeypatch):
 
 
 def test_no_other_page_has_examples():
-    assert {o.stem for o in (root/'docs').glob('*.md') if blocks(o.stem)} == {'index', 'start', 'when', 'faq'}
+    assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == {'index', 'start', 'when', 'faq'}
 
 
 @pytest.fixture
