@@ -10,7 +10,6 @@ from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
-from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
