@@ -16,12 +16,13 @@ import torch
 from fastai.tabular.all import MSELossFlat, set_seed
 from fastprogress.fastprogress import progress_bar
 
-from dropconnect_tab.arena import write_whole
-from dropconnect_tab.bulldozers import bulldozers_table
-from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.methods import y_limits
+from dropconnect_tab.bench.tables import table_dls
 from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.predict import calibrate_spread, coverage
-from dropconnect_tab.tables import load_table
+from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 

@@ -12,10 +12,11 @@ import argparse
 import warnings
 from pathlib import Path
 
-from dropconnect_tab.arena import run_arms, table_folder, with_parts, write_whole
-from dropconnect_tab.bulldozers import bulldozers_table
-from dropconnect_tab.report import across, against, format_across, report
-from dropconnect_tab.tables import load_table
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.runs import run_arms, table_folder, with_parts
+from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.report import across, against, format_across, report
+from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 

@@ -20,7 +20,7 @@ from fastai.text.models.awdlstm import WeightDropout
 from memory import added_mb
 from torch import nn
 
-from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.layers import DropConnectLinear
 
 SIZES, ROWS, P = (1634, 500, 250), 1024, .5

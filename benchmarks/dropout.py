@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from files import markdown, once
 from settings import fit
 
-from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bench.files import write_whole
 
 warnings.filterwarnings('ignore')
 

@@ -23,11 +23,11 @@ import torch
 from fastprogress.fastprogress import progress_bar
 from memory import added_mb
 
-from dropconnect_tab.arena import write_whole
-from dropconnect_tab.contenders import fit_deep_ensemble, fit_net, fit_tabm
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.methods import fit_deep_ensemble, fit_net, fit_tabm
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
-from dropconnect_tab.tables import load_table
+from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 

@@ -1,7 +1,7 @@
 "What the benchmarks write: tables in Markdown, and files with a line for each fit"
 import json
 
-from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bench.files import write_whole
 
 
 def markdown(head, rows):

@@ -22,8 +22,9 @@ from ensembles import times
 from fastprogress.fastprogress import progress_bar
 from files import markdown
 
-from dropconnect_tab.arena import write_whole
-from dropconnect_tab.contenders import Table, arm_params, fit_default, fit_fastai
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.methods import arm_params, fit_default, fit_fastai
+from dropconnect_tab.bench.tables import Table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 

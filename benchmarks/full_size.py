@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 from fastprogress.fastprogress import progress_bar
 
-from dropconnect_tab.arena import write_whole
-from dropconnect_tab.bulldozers import write_synthetic
-from dropconnect_tab.contenders import arms
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.synthetic import write_synthetic
+from dropconnect_tab.bench.methods import arms
 
 ROWS = 412_698  # as in TrainAndValid.csv
 
 
 def run(path, arm, columns, epochs, folder):
     "Seconds of the process, its peak memory in GB, and what the run's JSON file says; trees have no epochs"
-    command = [sys.executable, '-W', 'ignore', '-m', 'dropconnect_tab.bulldozers', '--path', path, '--split', 'book',
+    command = [sys.executable, '-W', 'ignore', '-m', 'dropconnect_tab.bench.bulldozers', '--path', path, '--split', 'book',
                '--columns', columns, '--arms', arm, '--seeds', '1', '--out', folder,
                *(['--epochs', epochs] if 'epochs' in arms[arm].settings else [])]
     start = time.perf_counter()

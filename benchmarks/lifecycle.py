@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import dropconnect_tab
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, only_masks
-from dropconnect_tab.arena import write_whole
+from dropconnect_tab.bench.files import write_whole
 
 notes = ["ok: no exception, and the exact zeros of the hidden layers are those they should be: 50% of each layer "
          "(within 1 point) from the first training step to the last, always in the same places.",

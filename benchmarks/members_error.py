@@ -13,9 +13,10 @@ import argparse
 import warnings
 from pathlib import Path
 
-from dropconnect_tab.arena import run_arms, write_whole
-from dropconnect_tab.report import compare, measure_of, read_results, report, summarise
-from dropconnect_tab.tables import load_table, tables
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.runs import run_arms
+from dropconnect_tab.bench.report import compare, measure_of, read_results, report, summarise
+from dropconnect_tab.bench.tables import load_table, tables
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 

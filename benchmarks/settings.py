@@ -25,9 +25,11 @@ from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
-from dropconnect_tab.arena import errors, write_whole
-from dropconnect_tab.contenders import L1Penalty, table_dls, y_limits
-from dropconnect_tab.numeric import bin_edges
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.runs import errors
+from dropconnect_tab.bench.methods import L1Penalty, y_limits
+from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.embeddings import bin_edges
 
 warnings.filterwarnings('ignore')
 
@@ -62,7 +64,7 @@ def quantiles(table):
 
 
 def quantile_edges(to, n_bins=None):
-    "As `table_edges`, by quantiles alone"
+    "As `get_cont_edges`, by quantiles alone"
     x = torch.tensor(to.conts.to_numpy(np.float32))
     if not len(to.cont_names): return None
     n_bins = n_bins or max(2, min(48, len(to)//50))

@@ -37,9 +37,11 @@ from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls, only_masks
-from dropconnect_tab.arena import write_whole
-from dropconnect_tab.bulldozers import bulldozers_table, write_synthetic
-from dropconnect_tab.contenders import table_dls, y_limits
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.synthetic import write_synthetic
+from dropconnect_tab.bench.methods import y_limits
+from dropconnect_tab.bench.tables import table_dls
 from dropconnect_tab.layers import FrozenLinear
 
 warnings.filterwarnings('ignore')

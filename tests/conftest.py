@@ -9,7 +9,7 @@ import pytest
 from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders,
                                 set_seed)
 
-from dropconnect_tab.contenders import Table
+from dropconnect_tab.bench.tables import Table
 from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.masks import find_linears
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import make_df, make_table, root
 
-import dropconnect_tab.arena as arena
-from dropconnect_tab.arena import (check_device, check_settings, errors, load_preds, load_run, main, row_losses,
-                                   run_arm, run_arms, run_path, run_table, search_settings, with_parts, write_whole)
-from dropconnect_tab.contenders import arm_params, arms
+import dropconnect_tab.bench.runs as arena
+from dropconnect_tab.bench.cli import arena_main as main, check_device, check_settings, run_table
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.runs import (
+    errors, load_preds, load_run, row_losses, run_arm, run_arms, run_path, search_settings, with_parts)
+from dropconnect_tab.bench.methods import arm_params, arms
 
 quick = dict(epochs=1, layers=(20, 10))
 forest = dict(n_estimators=10)
@@ -415,9 +417,9 @@ def test_a_run_on_wine(tmp_path, capsys):
 
 @pytest.mark.parametrize('command', ['module', 'script'])
 def test_a_table_of_ones_own_from_a_shell(houses, command):
-    assert 'dropconnect-arena=dropconnect_tab.arena:main' in (root/'settings.ini').read_text()
-    call = 'import dropconnect_tab.arena as a; a.main()'  # as a script that pip makes
-    done = subprocess.run([sys.executable, *(['-m', 'dropconnect_tab.arena'] if command == 'module' else ['-c', call]),
+    assert 'dropconnect-arena=dropconnect_tab.bench.runs:main' in (root/'settings.ini').read_text()
+    call = 'import dropconnect_tab.bench.runs as a; a.main()'  # as a script that pip makes
+    done = subprocess.run([sys.executable, *(['-m', 'dropconnect_tab.bench.runs'] if command == 'module' else ['-c', call]),
                            '--table', 'houses.toml', '--arms', 'rf', '--seeds', '1', '--set', 'n_estimators=10'],
                           cwd=houses.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

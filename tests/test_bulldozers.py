@@ -3,10 +3,11 @@ import hashlib, os, random, re, zipfile
 
 import numpy as np, pandas as pd, pytest, torch
 
-from dropconnect_tab import bulldozers
-from dropconnect_tab.bulldozers import (COLUMNS, FEATURES, SPLITS, book_features, bulldozers_table, check_split,
-                                        class_range, load_bulldozers, own_features, split_bulldozers, synthetic_sales,
-                                        write_synthetic)
+from dropconnect_tab.bench import bulldozers
+from dropconnect_tab.bench.bulldozers import (
+    COLUMNS, FEATURES, SPLITS, book_features, bulldozers_table, check_split, class_range, load_bulldozers,
+    own_features, split_bulldozers)
+from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
 
 @pytest.fixture(scope='module')
 def sales(): return synthetic_sales(400)

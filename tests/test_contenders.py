@@ -12,10 +12,11 @@ from conftest import hidden, make_df, make_table
 from fastai.tabular.all import set_seed
 from torch.nn import functional as F
 
-import dropconnect_tab.contenders as contenders
-from dropconnect_tab.contenders import (Table, arm_params, arms, draw_settings, fit_deep_ensemble, fit_default,
-                                        fit_fastai, fit_net, fit_tabm, fit_trees, read_value, read_variant, table_dls,
-                                        y_limits)
+import dropconnect_tab.bench.methods as contenders
+from dropconnect_tab.bench.methods import (
+    arm_params, arms, draw_settings, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_tabm, fit_trees,
+    read_value, read_variant, y_limits)
+from dropconnect_tab.bench.tables import Table, table_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.members import MemberLoss

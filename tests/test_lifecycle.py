@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel, WeightMasks, dropconnect_learner
 from dropconnect_tab.layers import DropConnectLinear
 from dropconnect_tab.masks import find_linears, unwrap
-from dropconnect_tab.numeric import table_edges
+from dropconnect_tab.embeddings import get_cont_edges
 
 settings, layers, n_bins = dict(weight_p=.5, seed=7), [30, 20], 6
 
@@ -120,7 +120,7 @@ def check(learn):
     members = getattr(model, 'members', 1)
     # Embeddings of numbers and the scale of the target have entries of their own
     extras = dict(y_scale=copy.deepcopy(getattr(model, 'y_scale', None)))
-    if getattr(model, 'cont_embed', None): extras['cont_edges'] = table_edges(learn.dls.train_ds, n_bins)
+    if getattr(model, 'cont_embed', None): extras['cont_edges'] = get_cont_edges(learn.dls.train_ds, n_bins)
     kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0, **extras)
     plain = kind([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
                  list(find_linears(model).values())[-1].out_features, layers)

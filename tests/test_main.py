@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from conftest import make_table
 
-import dropconnect_tab.arena as arena
-import dropconnect_tab.bulldozers as bulldozers
-from dropconnect_tab.bulldozers import COLUMNS, main, run_bulldozers, synthetic_sales, write_synthetic
-from dropconnect_tab.contenders import arm_params, arms
+import dropconnect_tab.bench.runs as arena
+import dropconnect_tab.bench.bulldozers as bulldozers
+from dropconnect_tab.bench.bulldozers import COLUMNS
+from dropconnect_tab.bench.cli import bulldozers_main as main, run_bulldozers
+from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
+from dropconnect_tab.bench.methods import arm_params, arms
 
 
 def results(out):
@@ -56,7 +58,7 @@ def test_defaults_end_to_end(tmp_path):
 
 
 def test_module_is_the_same_command(tmp_path, sales):
-    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bulldozers', '--path', sales, '--arms', 'dense',
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench.bulldozers', '--path', sales, '--arms', 'dense',
                  '--seeds', 1, '--epochs', 1)
     assert done.returncode == 0 and len(results(tmp_path/'runs')) == 1, done.stderr
 

@@ -18,11 +18,12 @@ from fastai.tabular.all import (RocAucBinary, TabularLearner, TabularModel, accu
 from torch import nn
 
 import dropconnect_tab.layers as layers_module
-from dropconnect_tab.all import (DropConnectCallback, DropConnectTabularModel, calibrate_spread, coverage, dropconnect,
-                                 dropconnect_config, dropconnect_learner, intervals)
-from dropconnect_tab.layers import (DropConnectLinear, FrozenLinear, MemberLinear, dropconnect_moments, linear)
+from dropconnect_tab.all import (
+    DropConnectCallback, DropConnectTabularModel, calibrate_spread, coverage, dropconnect, dropconnect_config,
+    dropconnect_learner, intervals)
+from dropconnect_tab.layers import DropConnectLinear, FrozenLinear, MemberLinear, dropconnect_moments, linear
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.members import MemberAnswers, MemberLoss, average_for, average_members, members_apart
+from dropconnect_tab.members import MemberOutputs, MemberLoss, average_for, average_members, no_average
 
 K, emb_szs, layers, rates = 3, [(7, 3), (6, 2)], [30, 20], [.2, .5, .8]
 
@@ -65,7 +66,7 @@ def alone(model, i, **kwargs):
 
 
 def answers(model, x):
-    with members_apart(model), torch.no_grad(): return model(*x)
+    with no_average(model), torch.no_grad(): return model(*x)
 
 
 def close(a, b, tol=1e-5): return torch.allclose(a, b, rtol=tol, atol=tol)
@@ -112,7 +113,7 @@ def test_in_training_each_member_is_the_net_it_would_be_alone(kind, take):
     model, x = lived(**drawn_once[kind]), batch()
     ones = [take(model, i, **drawn_once[kind]).train() for i in range(K)]
     several = model.train()(*x)
-    assert type(several) is MemberAnswers
+    assert type(several) is MemberOutputs
     for i, one in enumerate(ones):
         assert close(one(*x), several[:, i])
         state = state_of(model, i, one)  # with the statistics of this batch
@@ -631,7 +632,7 @@ def test_the_loss_is_the_mean_of_the_members_losses(name):
     base, pred, y = loss_case(name)
     loss, expected = MemberLoss(base)(pred, y), mean_of_members(base, pred, y)
     assert loss.shape == expected.shape == () and close(loss, expected)
-    assert close(MemberLoss(base)(pred.as_subclass(MemberAnswers), y), expected)
+    assert close(MemberLoss(base)(pred.as_subclass(MemberOutputs), y), expected)
 
 
 class Root(nn.Module):
@@ -1008,10 +1009,10 @@ def test_nothing_is_left_apart(trained):
     before = quietly(learn, 'get_preds')[0]
     quietly(learn, 'member_preds')
     with pytest.raises(RuntimeError, match='broken'):
-        with members_apart(learn.model): raise RuntimeError('broken')
+        with no_average(learn.model): raise RuntimeError('broken')
     assert learn.model.apart is False and torch.equal(quietly(learn, 'get_preds')[0], before)
-    with members_apart(learn.model):
-        with members_apart(learn.model): pass
+    with no_average(learn.model):
+        with no_average(learn.model): pass
         assert learn.model.apart
 
 

@@ -14,10 +14,9 @@ from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock
                                 TabularDataLoaders, TabularPandas, load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
-from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner,
-                                 only_masks)
+from dropconnect_tab.all import DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, only_masks
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.numeric import (ContEmbedding, TargetScale, bin_edges, loss_degree, table_edges, target_scale)
+from dropconnect_tab.embeddings import ContEmbedding, TargetScale, bin_edges, loss_power, get_cont_edges, get_y_scale
 
 
 # --- bins -----------------------------------------------------------------------------------------------------------
@@ -58,16 +57,16 @@ def test_edges_of_a_table():
     def made(n, *names):
         return TabularPandas(df, [Normalize], [], names, y_names='y', splits=[[*range(n)], [*range(n, 3000)]]).train
     to = made(2500, 'a', 'b')
-    def n_edges(*args): return [len(o) for o in table_edges(to, *args)]
+    def n_edges(*args): return [len(o) for o in get_cont_edges(to, *args)]
     assert n_edges() == [13, 4] and n_edges(8) == [9, 4]
-    assert n_edges(np.int64(8)) == [9, 4] and table_edges(to, 0) is None
-    assert table_edges(made(399, 'a')) is None, "a bin has 200 rows at least"
-    assert [len(table_edges(made(n, 'a'))[0]) for n in (400, 1000)] == [3, 6]
-    found = table_edges(to)[0]
+    assert n_edges(np.int64(8)) == [9, 4] and get_cont_edges(to, 0) is None
+    assert get_cont_edges(made(399, 'a')) is None, "a bin has 200 rows at least"
+    assert [len(get_cont_edges(made(n, 'a'))[0]) for n in (400, 1000)] == [3, 6]
+    found = get_cont_edges(to)[0]
     assert found[0].item() == pytest.approx(to.conts.a.min()) and found[-1].item() == pytest.approx(to.conts.a.max())
     assert found.abs().max() < 5, "as they enter the net: normalised"
-    assert table_edges(TabularPandas(df, [], ['b'], [], y_names='y')) is None and table_edges(None) is None
-    with pytest.raises(ValueError, match='n_bins=False'): table_edges(to, False)
+    assert get_cont_edges(TabularPandas(df, [], ['b'], [], y_names='y')) is None and get_cont_edges(None) is None
+    with pytest.raises(ValueError, match='n_bins=False'): get_cont_edges(to, False)
 
 
 @pytest.mark.parametrize('n', [1, -3, 2.5, True, 'x'])
@@ -151,7 +150,7 @@ def test_gradients_are_those_of_a_target_of_size_1(unit, loss, degree):
         x = torch.tensor([[.3], [.1], [-.7]], requires_grad=True)
         loss(scale(x) if scale else x, y).backward()
         return x.grad
-    assert loss_degree(loss) == degree
+    assert loss_power(loss) == degree
     assert torch.allclose(gradient(TargetScale(7*unit, unit, degree), unit*(y+7)), gradient(None, y), atol=1e-4)
 
 
@@ -204,36 +203,36 @@ def table(y, **kwargs):
 
 def test_scales_come_from_the_training_rows():
     y = np.r_[np.linspace(1, 3, 80), [1e9]*20]
-    found = target_scale(table({'y': y}), 1)
+    found = get_y_scale(table({'y': y}), 1)
     assert found.mean.item() == pytest.approx(2) and found.std.item() == pytest.approx(y[:80].std())
-    two = target_scale(table({'y': y, 'z': 10*y}), 2)
+    two = get_y_scale(table({'y': y, 'z': 10*y}), 2)
     assert two.mean.tolist() == pytest.approx([2, 20]) and two.std[1] == pytest.approx(10*two.std[0])
-    assert target_scale(table({'y': np.ones(100)}), 1).std.item() == 1
+    assert get_y_scale(table({'y': np.ones(100)}), 1).std.item() == 1
 
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), BCEWithLogitsLossFlat(), nn.PoissonNLLLoss(),
                                   MemberLoss(nn.PoissonNLLLoss()), F.binary_cross_entropy_with_logits,
                                   F.poisson_nll_loss, partial(F.poisson_nll_loss, full=True)])
 def test_no_scale_where_outputs_are_something_else(loss):
-    assert target_scale(table({'y': np.arange(100.)}), 1, loss) is None
+    assert get_y_scale(table({'y': np.arange(100.)}), 1, loss) is None
 
 
 def test_no_scale_for_classes_and_for_other_outputs():
-    assert target_scale(table({'y': np.arange(100) % 2}, y_block=CategoryBlock()), 2) is None
-    assert target_scale(table({'y': np.arange(100.)}), 3) is None
-    assert target_scale(None, 1) is None
-    assert target_scale(table({'y': np.arange(100)}, y_block=RegressionBlock()), 1).mean.item() == pytest.approx(39.5)
+    assert get_y_scale(table({'y': np.arange(100) % 2}, y_block=CategoryBlock()), 2) is None
+    assert get_y_scale(table({'y': np.arange(100.)}), 3) is None
+    assert get_y_scale(None, 1) is None
+    assert get_y_scale(table({'y': np.arange(100)}, y_block=RegressionBlock()), 1).mean.item() == pytest.approx(39.5)
 
 
 def test_no_scale_for_several_labels():
     y = {'y': np.arange(100) % 2 == 0, 'z': np.arange(100) % 3 == 0}
-    assert target_scale(table(y, y_block=MultiCategoryBlock(encoded=True, vocab=list(y))), 2) is None
+    assert get_y_scale(table(y, y_block=MultiCategoryBlock(encoded=True, vocab=list(y))), 2) is None
 
 
 def test_targets_that_nobody_can_learn():
     y = np.r_[np.nan, np.arange(99.)]
-    assert target_scale(table({'y': y}), 1) is None
-    assert target_scale(table({'y': np.r_[np.arange(80.), [np.nan]*20]}), 1).mean.item() == 39.5  # the test's own gaps
+    assert get_y_scale(table({'y': y}), 1) is None
+    assert get_y_scale(table({'y': np.r_[np.arange(80.), [np.nan]*20]}), 1).mean.item() == 39.5  # the test's own gaps
 
 
 @pytest.mark.parametrize('loss, degree', [(None, 2), (nn.MSELoss(), 2), (nn.functional.mse_loss, 2), (L1LossFlat(), 1),
@@ -241,8 +240,8 @@ def test_targets_that_nobody_can_learn():
                                           (partial(F.mse_loss, reduction='sum'), 2), (MemberLoss(F.l1_loss), 1),
                                           (MemberLoss(nn.MSELoss()), 2), (F.l1_loss, 1)])
 def test_degrees_of_losses(loss, degree):
-    assert loss_degree(loss) == degree
-    assert target_scale(table({'y': np.arange(100.)}), 1, loss).degree == degree
+    assert loss_power(loss) == degree
+    assert get_y_scale(table({'y': np.arange(100.)}), 1, loss).degree == degree
 
 
 # --- through the learner --------------------------------------------------------------------------------------------
@@ -333,7 +332,7 @@ def test_bins_of_the_learner():
     assert n_edges(n_bins=20) == 20
     assert dropconnect_learner(dls, n_bins=0).model.cont_embed is None
     with pytest.raises(ValueError, match="n_bins=1"): dropconnect_learner(dls, n_bins=1)
-    config = dropconnect_config(cont_edges=table_edges(dls.train_ds, 3), cont_emb_sz=2)
+    config = dropconnect_config(cont_edges=get_cont_edges(dls.train_ds, 3), cont_emb_sz=2)
     model = dropconnect_learner(dls, config=config).model
     assert (model.cont_embed.emb_sz, len(model.cont_embed.embed.impl.weight[0])) == (2, 3)
     with pytest.raises(ValueError, match="n_bins=5, and cont_edges"): dropconnect_learner(dls, config=config, n_bins=5)

@@ -6,8 +6,8 @@ import torch
 from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import CrossEntropyLossFlat, accuracy
 
-from dropconnect_tab.all import (calibrate_spread, coverage, intervals, plot_coverage, plot_error_spread,
-                                 plot_reliability)
+from dropconnect_tab.all import (
+    calibrate_spread, coverage, intervals, plot_coverage, plot_error_spread, plot_reliability)
 
 
 def trained(y='price', tmp_path='.', **kwargs):

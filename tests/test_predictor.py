@@ -21,7 +21,7 @@ from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock
 from torch import nn
 
 from dropconnect_tab.all import DropConnectCallback, TabTensorDL, dropconnect_learner, fast_dls
-from dropconnect_tab.predict import Predictor
+from dropconnect_tab.serve import Predictor
 
 PROCS = [Categorify, FillMissing, Normalize]
 

@@ -9,11 +9,12 @@ import pytest
 from conftest import make_table
 from matplotlib.figure import Figure
 
-import dropconnect_tab.report as report_module
-from dropconnect_tab.arena import errors, run_arms, run_path
-from dropconnect_tab.report import (PLOTS, compare, format_settings, format_summary, main, measure_of,
-                                    paired_interval, plot_arms, plot_curves, plot_regrowth, plot_weight_p,
-                                    read_results, report, summarise)
+import dropconnect_tab.bench.report as report_module
+from dropconnect_tab.bench.runs import errors, run_arms, run_path
+from dropconnect_tab.bench.cli import report_main as main
+from dropconnect_tab.bench.report import (
+    PLOTS, compare, format_settings, format_summary, measure_of, paired_interval, plot_arms, plot_curves,
+    plot_regrowth, plot_weight_p, read_results, report, summarise)
 
 Y = np.random.default_rng(0).normal(size=60)
 

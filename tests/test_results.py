@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import root
 
-from dropconnect_tab.arena import load_preds
-from dropconnect_tab.contenders import arms
-from dropconnect_tab.report import (across, compare, format_across, format_settings, format_summary, read_results,
-                                    summarise)
+from dropconnect_tab.bench.runs import load_preds
+from dropconnect_tab.bench.methods import arms
+from dropconnect_tab.bench.report import (
+    across, compare, format_across, format_settings, format_summary, read_results, summarise)
 
 folder = root/'results'/'bulldozers-2012'
 KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}

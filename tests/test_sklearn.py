@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dropconnect_tab.columns import TableColumns
+from dropconnect_tab.frame import TableColumns
 from dropconnect_tab.layers import FrozenLinear
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from conftest import make_df
 
-from dropconnect_tab.contenders import fit_net
-from dropconnect_tab.tables import bundled, load_table, read_table, tables
+from dropconnect_tab.bench.methods import fit_net
+from dropconnect_tab.bench.tables import bundled, load_table, read_table, tables
 
 SIZES = dict(california=(16498, 4142), bike=(10886, 6493), adult=(32561, 16281), diabetes=(335, 107),
              digits=(1415, 382), breast_cancer=(438, 131), wine=(128, 50))

@@ -1,0 +1,1 @@
+"What judges the library: tables, methods, runs, reports"
