@@ -196,7 +196,7 @@ def dropconnect(
 
 def _drop(n, weight, weight_p, generator):
     "`weight`, or `n` of it, with random ones dropped and the others multiplied by `1/(1-weight_p)`"
-    kept = 1-weight_p_of(weight, weight_p)
+    kept = 1-broadcast_p(weight, weight_p)
     mask = torch.empty((*n,*weight.shape), dtype=weight.dtype, device=weight.device)
     return weight * mask.bernoulli_(kept, generator=generator).div_(kept)
 

@@ -229,7 +229,7 @@ class WeightMasks:
 def apply(self:WeightMasks):
     "Start: scale the weights if `rescale`, and zero the dropped ones"
     for n,l in self.linears.items():
-        if self.rescale: l.weight.div_((1-weight_p_of(l.weight, self.weight_p[n]))**0.5)
+        if self.rescale: l.weight.div_((1-broadcast_p(l.weight, self.weight_p[n]))**0.5)
         # The zeros are the mask, so a weight that is kept must not be exactly 0
         l.weight.masked_fill_(l.weight==0, torch.finfo(l.weight.dtype).tiny)
     self.restore_zeros()
