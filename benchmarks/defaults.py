@@ -13,9 +13,10 @@ import warnings
 from pathlib import Path
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.runs import run_arms, table_folder, with_parts
 from dropconnect_tab.bench.bulldozers import bulldozers_table
-from dropconnect_tab.bench.report import across, against, format_across, report
+from dropconnect_tab.bench.methods import read_method
+from dropconnect_tab.bench.report import format_differences, format_ranks, rank_methods, report
+from dropconnect_tab.bench.runs import run_methods, table_folder, with_parts
 from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -23,7 +24,7 @@ warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fa
 # Epochs and batches, the same for all nets
 TABLES = dict(california=(12, 256), bike=(12, 256), adult=(6, 256), bulldozers=(8, 256),
               diabetes=(30, 64), breast_cancer=(30, 32), wine=(30, 32))
-ARMS = ['default', 'fastai', 'tabm', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
+ARMS = ['default', 'fastai', 'tabm-small', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
 # The one changed word alone: with fastai's loader, which draws rows with replacement, where the arm has `TabTensorDL`
 ONE_WORD = 'default,loader=fastai'
 # What is taken away, and where
@@ -45,7 +46,7 @@ def variants(name):
 def ablations(folders):
     "Tables of what was taken away, as Markdown; `folders` by the tables' names"
     groups = [(o, [folders[name] for name in folders if o in ABLATED.get(name, [])]) for o in (PARTS, REST)]
-    return '\n\n'.join(format_across(across(where, ['default', *o])) for o, where in groups if where)
+    return '\n\n'.join(format_ranks(rank_methods(where, ['default', *o])) for o, where in groups if where)
 
 
 def main():
@@ -57,21 +58,23 @@ def main():
     p.add_argument('--skip', nargs='*', default=[], help="arms to leave for another time")
     p.add_argument('--no-tables', action='store_true', help="run only: another process writes the tables")
     p.add_argument('--reports', action='store_true', help="write each table's report, too; its intervals take minutes")
+    p.add_argument('--jobs', type=int, default=1, help="runs side by side")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     folders = {}
     for name in args.tables:
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
         tried = [o for o in variants(name) if args.ablations is None or o in args.ablations]
-        names = with_parts([*ARMS, 'blend', *tried])
-        run_arms(table, [o for o in names if o not in args.skip], args.seeds, args.out, epochs=epochs, bs=bs)
+        methods = with_parts([read_method(o) for o in (*ARMS, 'blend', *tried)])
+        run_methods(table, [o for o in methods if o.label not in args.skip], args.seeds, args.out, jobs=args.jobs,
+                    epochs=epochs, bs=bs)
         folders[name] = table_folder(args.out, table.name, table.split)
         if args.reports: report(folders[name])
     if args.no_tables: return
     every = list(folders.values())
     references = ['fastai', 'blend', 'xgb']
-    texts = dict(ranks=format_across(across(every, ARMS)), ablation=ablations(folders),
-                 default='\n\n'.join(against(every, o, references) for o in ('default', ONE_WORD)))
+    texts = dict(ranks=format_ranks(rank_methods(every, ARMS)), ablation=ablations(folders),
+                 default='\n\n'.join(format_differences(every, o, references) for o in ('default', ONE_WORD)))
     for name, text in texts.items():
         print(text, '\n')
         write_whole(args.out/f'{name}.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))

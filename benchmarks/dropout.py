@@ -1,13 +1,12 @@
 """How much dropout do the learner's nets want, by the number of training rows? Tried on slices of training rows.
 
 The small tables are cut into training rows and slice eight times, at random; of the larger ones, random rows are taken,
-and the latest where rows have times are the slice. Results go to OUT/<table>-<rows>.json, a line for each fit, and the
-table to OUT/dropout.md. What is there is not repeated.
+and the latest where rows have times are the slice. Results go to OUT/runs.jsonl, a line for each fit, and the table
+to OUT/dropout.md. What is there is not repeated.
 
     python benchmarks/dropout.py FOLDER --out results/dropout
 """
 import argparse
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 from files import markdown, once
 from settings import fit
 
-from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 
 warnings.filterwarnings('ignore')
 
@@ -49,7 +48,7 @@ def cuts(folder):
 
 def dropout_table(out):
     "Mean error of each amount of dropout on each cut, over that of the least, as Markdown"
-    runs = pd.DataFrame([json.loads(o) for p in out.glob('*.json') for o in p.read_text().splitlines()])
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
     mean = runs.pivot_table(index=['rows', 'table'], columns='ps', values='error')
     head, rows = ['table', 'rows', 'fits', f'error at {PS[0]}', *(f'at {o}' for o in PS[1:])], []
     for (n, name), row in mean.iterrows():
@@ -65,14 +64,14 @@ def main():
     p.add_argument('folder', type=Path)
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, rows, seed, epochs, bs, table in progress_bar(list(cuts(args.folder))):
-        file = args.out/f'{name}-{rows}.json'
-        for ps in PS:
-            once(file, dict(table=name, rows=rows, seed=seed, ps=ps), lambda: fit(table, seed, epochs, bs, ps=ps))
-    text = dropout_table(args.out)
+    with lock_folder(args.out):
+        for name, rows, seed, epochs, bs, table in progress_bar(list(cuts(args.folder))):
+            for ps in PS:
+                once(args.out/'runs.jsonl', dict(table=name, rows=rows, seed=seed, ps=ps),
+                     lambda: fit(table, seed, epochs, bs, ps=ps))
+        text = dropout_table(args.out)
+        write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
     print(text)
-    write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
 
 
 if __name__ == '__main__': main()

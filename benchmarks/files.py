@@ -1,7 +1,5 @@
 "What the benchmarks write: tables in Markdown, and files with a line for each fit"
-import json
-
-from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.files import append_jsonl, read_jsonl
 
 
 def markdown(head, rows):
@@ -11,7 +9,5 @@ def markdown(head, rows):
 
 def once(file, key, fit):
     "Adds a line to `file` with what `fit()` finds, unless one with the same values of `key` is there"
-    there = [json.loads(o) for o in file.read_text().splitlines()] if file.exists() else []
-    if any(all(line[k] == v for k, v in key.items()) for line in there): return
-    text = ''.join(json.dumps(o)+'\n' for o in (*there, {**key, **fit()}))
-    write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+    if any(all(line[k] == v for k, v in key.items()) for line in read_jsonl(file)): return
+    append_jsonl(file, {**key, **fit()})

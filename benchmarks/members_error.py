@@ -14,13 +14,14 @@ import warnings
 from pathlib import Path
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.runs import run_arms
-from dropconnect_tab.bench.report import compare, measure_of, read_results, report, summarise
+from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
+from dropconnect_tab.bench.runs import measure_of, run_methods, table_folder
 from dropconnect_tab.bench.tables import load_table, tables
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
-ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm']
+ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm-small']
 EPOCHS = dict(california=12, bike=12, adult=6)
 
 
@@ -33,11 +34,7 @@ def members_table(folders):
         measure, mean = measure_of(results[0]), summarise(results)[measure_of(results[0])]
 
         def cell(other):
-            pair = [r for r in results if r['arm'] in (masked, other)]
-            diff, low, high = compare(pair, (other,))[masked, other]
-            text = f'{100*diff/mean[other]:+.1f}%'
-            return (f"{mean[other]:.4f}: {f'**{text}**' if low > 0 or high < 0 else text} "
-                    f"[{100*low/mean[other]:+.1f}, {100*high/mean[other]:+.1f}]")
+            return f'{mean[other]:.4f}: {format_percent(results, masked, other)}'
         lines.append(f"| {folder.name} | {measure} | {mean[masked]:.4f} | {' | '.join(map(cell, others))} |")
     return '\n'.join(lines)
 
@@ -54,9 +51,9 @@ def main():
     folders = list(args.others)
     for name in args.tables:
         table = load_table(name, args.folder)
-        run_arms(table, ARMS, args.seeds, args.out, search=args.search, epochs=EPOCHS[name], bs=256, layers=(200, 100),
-                 n_blocks=2, d_block=256, bins=0)
-        folders.append(args.out/f'{table.name}-{table.split}')
+        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
+                    bs=256, layers=(200, 100), n_blocks=2, d_block=256, bins=0)
+        folders.append(table_folder(args.out, table.name, table.split))
         report(folders[-1])
     text = members_table(folders)
     print(text)

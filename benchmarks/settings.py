@@ -3,15 +3,14 @@
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
 is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
-variant. Results go to OUT/<table>.json, a line for each fit, and the table of mean errors to OUT/settings.md. What is
-there is not repeated.
+variant. Results go to OUT/runs.jsonl, a line for each fit, and the table of mean errors to OUT/settings.md. What is there
+is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 
 FOLDER has california/, bike/, adult/ and bulldozers-2012/.
 """
 import argparse
-import json
 import time
 import warnings
 from dataclasses import replace
@@ -25,7 +24,7 @@ from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
-from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.bench.methods import L1Penalty, y_limits
 from dropconnect_tab.bench.tables import table_dls
@@ -99,7 +98,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
 
 def settings_table(out):
     "By how much each variant's errors on each table differ from those of the start with the same seeds, as Markdown"
-    runs = pd.DataFrame([json.loads(o) for p in sorted(out.glob('*.json')) for o in p.read_text().splitlines()])
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
     errs = runs.pivot_table(index='variant', columns=['table', 'seed'], values='error')
     errs = errs.reindex([o for o in VARIANTS if o in errs.index])
     tables, start = [o for o in SLICED if o in errs], errs.loc['start']
@@ -123,17 +122,16 @@ def main():
     p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     tables = {o: load(o, args.folder).slice() for o in args.tables}
-    for seed in range(args.seeds):
-        for variant in progress_bar(args.variants):
-            for name, table in tables.items():
-                file = args.out/f'{name}.json'
-                once(file, dict(table=name, variant=variant, seed=seed),
-                     lambda: fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]}))
-    text = settings_table(args.out)
+    with lock_folder(args.out):
+        for seed in range(args.seeds):
+            for variant in progress_bar(args.variants):
+                for name, table in tables.items():
+                    once(args.out/'runs.jsonl', dict(table=name, variant=variant, seed=seed),
+                         lambda: fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]}))
+        text = settings_table(args.out)
+        write_whole(args.out/'settings.md', lambda f: f.write_text(text, encoding='utf-8'))
     print(text)
-    write_whole(args.out/'settings.md', lambda f: f.write_text(text, encoding='utf-8'))
 
 
 if __name__ == '__main__': main()

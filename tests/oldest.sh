@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite with the oldest versions that are claimed: fastai 2.8 on fastcore 1, pandas 2, scikit-learn 1.6.
+# The test suite with the oldest versions that are claimed: fastai 2.8 on fastcore 1, pandas 2, scikit-learn 1.6, joblib 1.4.
 # Needs some gigabytes and minutes: that fastai wants a torch of its time. `tests/oldest.sh FOLDER` keeps the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ env=${1:-$(mktemp -d)}
 unset PIP_CONSTRAINT
 python3 -m venv "$env"
 source "$env/bin/activate"
-pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' 'scikit-learn<1.7' 'rtdl_num_embeddings==0.0.12' \
+pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' 'scikit-learn<1.7' 'joblib<1.5' 'rtdl_num_embeddings==0.0.12' \
     accelerate hypothesis pytest -e .
 python -W ignore -c "
 import fastai, fastcore, pandas, sklearn, torch

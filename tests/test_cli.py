@@ -1,25 +1,25 @@
-"The main job: `dropconnect-bulldozers`, as a shell calls it."
-import json
+"The three commands, as a shell calls them."
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_table
+import torch
+from conftest import make_df, make_table, root
 
-import dropconnect_tab.bench.runs as arena
-import dropconnect_tab.bench.bulldozers as bulldozers
+import dropconnect_tab.bench.cli as cli
 from dropconnect_tab.bench.bulldozers import COLUMNS
-from dropconnect_tab.bench.cli import bulldozers_main as main, run_bulldozers
+from dropconnect_tab.bench.cli import (
+    arena_main, bulldozers_main as main, check_device, check_settings, run_bulldozers, run_table)
+from dropconnect_tab.bench.files import read_arrays, read_jsonl
+from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
-from dropconnect_tab.bench.methods import arm_params, arms
 
 
 def results(out):
-    return {(r['arm'], r['seed']): r for r in (json.loads(p.read_text()) for p in Path(out).rglob('*.json'))}
+    return {(r['arm'], r['seed']): r for p in Path(out).rglob('runs.jsonl') for r in read_jsonl(p)}
 
 
 def quick(*args): main([*args, '--epochs', '1', '--seeds', '1', '--device', 'cpu'])
@@ -32,6 +32,38 @@ def failure(capsys, *args):
     assert 'Traceback' not in err
     return err
 
+
+class Stop(Exception): pass
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "What a command asks `run_methods` for, which does not run; arms as label → settings"
+    def ask(*args, main=main):
+        seen = {}
+        def spy(table, methods, seeds, out, device, search, jobs, **more):
+            arms = {o.label: o.with_shared(**more).settings for o in methods}
+            seen.update(table=table, arms=arms, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
+            raise Stop
+        monkeypatch.setattr(cli, 'run_methods', spy)
+        with pytest.raises(Stop): main([*map(str, args)])
+        return seen
+    return ask
+
+
+def settings(*names, **shared): return {o: read_method(o).with_shared(**shared).settings for o in names}
+
+
+def stop_at(monkeypatch, name):
+    "Ctrl-C while an arm is fitted"
+    fit = Method.fit
+    def stop(self, *args, **kwargs):
+        if self.name == name: raise KeyboardInterrupt
+        return fit(self, *args, **kwargs)
+    monkeypatch.setattr(Method, 'fit', stop)
+
+
+# --- Bulldozers ---
 
 @pytest.fixture(scope='module')
 def sales(tmp_path_factory):
@@ -58,7 +90,7 @@ def test_defaults_end_to_end(tmp_path):
 
 
 def test_module_is_the_same_command(tmp_path, sales):
-    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench.bulldozers', '--path', sales, '--arms', 'dense',
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', sales, '--arms', 'dense',
                  '--seeds', 1, '--epochs', 1)
     assert done.returncode == 0 and len(results(tmp_path/'runs')) == 1, done.stderr
 
@@ -73,61 +105,45 @@ def test_arguments_do_what_they_say(tmp_path, sales, capsys):
     assert len(one['curve']) == 2 and one['params']['epochs'] == 2
     assert round(one['zeros'], 3) == .8 and one['params']['weight_p'] == .8
     assert one['dataset'] == 'synthetic-bulldozers' and one['columns'] == 'book'
-    assert (tmp_path/'mine'/'synthetic-bulldozers-kaggle'/'frozen'/'1.npz').exists()
-
-
-class Stop(Exception): pass
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    "What `main` asks `run_arms` for, which does not run"
-    seen = {}
-    def spy(table, names, seeds, out, device, search=0, **given):
-        seen.update(table=table, names=list(names), seeds=seeds, out=out, device=device, search=search, given=given)
-        raise Stop
-    monkeypatch.setattr(arena, 'run_arms', spy)
-    def ask(*args):
-        with pytest.raises(Stop): main([*map(str, args)])
-        return seen
-    return ask
+    assert 'frozen/1' in read_arrays(tmp_path/'mine'/'synthetic-bulldozers-kaggle'/'preds.npz')
 
 
 def test_defaults(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = asked()
     assert {k: v for k, v in seen.items() if k != 'table'} == dict(
-        names=['dense', 'trainable', 'frozen', 'default'], seeds=3, out='runs', device=None, search=0, given={})
+        arms=settings('dense', 'trainable', 'frozen', 'default'), seeds=3, out='runs', device=None, search=0, jobs=1)
     assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
-    assert arm_params('dense')['epochs'] == 8 and arm_params('frozen')['weight_p'] == .5
+    assert seen['arms']['dense']['epochs'] == 8 and seen['arms']['frozen']['weight_p'] == .5
 
 
 def test_settings_of_the_command_line(asked, sales):
-    seen = asked('--path', sales, '--arms', 'frozen', 'rf', 'trainable,weight_p=0.8', '--set', 'wd=0.1',
-                 'layers=(20,10)', 'unit=feature', 'max_features=sqrt', '--epochs', 3, '--weight-p', .7)
-    assert seen['names'] == ['frozen', 'rf', 'trainable,weight_p=0.8']
-    assert seen['given'] == dict(wd=.1, layers=(20, 10), unit='feature', max_features='sqrt', epochs=3, weight_p=.7)
+    names = ['frozen', 'rf', 'trainable,weight_p=0.8']
+    seen = asked('--path', sales, '--arms', *names, '--set', 'wd=0.1', 'layers=(20,10)', 'unit=feature',
+                 'max_features=sqrt', '--epochs', 3, '--weight-p', .7, '--jobs', 2)
+    assert seen['arms'] == settings(*names, wd=.1, layers=(20, 10), unit='feature', max_features='sqrt', epochs=3,
+                                    weight_p=.7)
+    assert seen['arms']['trainable,weight_p=0.8']['weight_p'] == .8 and seen['jobs'] == 2
 
 
 def test_settings_add_up(asked, sales):
     seen = asked('--path', sales, '--set', 'wd=0.1', '--set', 'lr=0.02')
-    assert seen['given'] == dict(wd=.1, lr=.02)
+    assert (seen['arms']['dense']['wd'], seen['arms']['dense']['lr']) == (.1, .02)
 
 
 def test_all_arms(asked, sales):
-    for o in arms.values():
-        for package in o.needs: pytest.importorskip(package)
-    assert asked('--path', sales, '--arms', 'all')['names'] == list(arms)
-    names = asked('--path', sales, '--arms', 'frozen,weight_p=0.8', 'all')['names']
-    assert names == ['frozen,weight_p=0.8', *arms]
+    for o in METHODS:
+        try: Method(o)
+        except ValueError: pytest.skip(f'{o} is not installed')
+    assert list(asked('--path', sales, '--arms', 'all')['arms']) == list(METHODS)
+    assert list(asked('--path', sales, '--arms', 'frozen,weight_p=0.8', 'all')['arms']) == ['frozen,weight_p=0.8', *METHODS]
 
 
-@pytest.mark.parametrize('n, given', [(100_000, {}), (100_001, dict(bs=1024)), (100_001, dict(bs=64))])
-def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, given):
-    rows = np.arange(n)
-    monkeypatch.setattr(bulldozers, 'bulldozers_table', lambda *a: make_table(train_idx=rows))
-    told = ['--set', 'bs=64'] if given.get('bs') == 64 else []
-    assert asked('--path', 'anything', *told)['given'] == given
+@pytest.mark.parametrize('n, told, bs', [(100_000, None, 256), (100_001, None, 1024), (100_001, 64, 64)])
+def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, told, bs):
+    monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: make_table(train_idx=np.arange(n), test_idx=np.arange(9)))
+    more = [] if told is None else ['--set', f'bs={told}']
+    assert {o['bs'] for o in asked('--path', 'anything', *more)['arms'].values()} == {bs}
 
 
 def test_own_columns_and_a_slice(tmp_path, sales):
@@ -139,7 +155,7 @@ def test_own_columns_and_a_slice(tmp_path, sales):
 def test_other_columns_are_other_results(tmp_path, sales, capsys):
     quick('--path', str(sales), '--arms', 'dense', '--out', str(tmp_path))
     err = failure(capsys, '--path', sales, '--columns', 'own', '--arms', 'dense', '--epochs', 1, '--out', tmp_path)
-    assert '0.json holds a run with data=' in err and 'give another folder' in err
+    assert 'runs.jsonl holds dense, seed 0, with data=' in err and 'give another folder' in err
 
 
 def test_search_and_variants(tmp_path, sales, capsys):
@@ -213,7 +229,7 @@ def test_bad_data(tmp_path, capsys, bad, parts):
     (['--arms', 'dense', 'dense,ps=.1'], ["'dense,ps=.1'", "no setting 'ps'", "'epochs'"]),
     (['--arms', 'frozen,weight_p=2'], ['weight_p=2']), (['--split', '2012-slic'], ["split='2012-slic'", '-slice']),
     (['--columns', 'x'], ["columns='x'", "'book', 'own'"]), (['--search', '-1'], ['search=-1', 'or 0']),
-    (['--search', 'many'], ['many']), (['--set', 'wd'], ["'wd'", 'name=value']), (['--set', 'wd='], ['name=value']),
+    (['--search', 'many'], ['many']), (['--jobs', '0'], ['jobs=0', 'or -1 for all']), (['--set', 'wd'], ["'wd'", 'name=value']), (['--set', 'wd='], ['name=value']),
     (['--set', '3=4'], ['name=value']), (['--set', 'nothing=3'], ["a setting 'nothing'", 'wd']),
     (['--set', 'weight_p=x'], ["weight_p='x'"]), (['--set', 'epochs=x'], ["epochs='x'"]),
     (['--set', 'epochs=1.5'], ['epochs=1.5']), (['--set', 'seeds=3'], ["a setting 'seeds'"]),
@@ -224,17 +240,16 @@ def test_bad_arguments(tmp_path, capsys, args, parts, monkeypatch):
     monkeypatch.chdir(tmp_path)
     err = failure(capsys, *args)
     assert all(p in err for p in parts), err
-    assert not list(tmp_path.rglob('*.json'))
+    assert not list(tmp_path.rglob('*.jsonl'))
 
 
-def test_errors_are_errors_in_python(tmp_path):
+def test_errors_of_bulldozers_in_python(tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist'): run_bulldozers(tmp_path/'nowhere')
     with pytest.raises(ValueError, match='weight_p=2'): run_bulldozers(weight_p=2)
 
 
 def test_stopped_runs_go_on(tmp_path, sales, capsys, monkeypatch):
-    def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setitem(arms, 'frozen', replace(arms['frozen'], fit=stop))
+    stop_at(monkeypatch, 'frozen')
     with pytest.raises(SystemExit) as e: quick('--path', str(sales), '--out', str(tmp_path))
     assert e.value.code == 130 and 'the same command goes on from there' in capsys.readouterr().err
     assert set(results(tmp_path)) == {('dense', 0), ('trainable', 0)}
@@ -248,4 +263,154 @@ def test_help(capsys):
     with pytest.raises(SystemExit): main(['--help'])
     text = capsys.readouterr().out
     assert all(o in text for o in ('--path', '--split', '--seeds', '--epochs', '--arms', '--weight-p', '--device',
-                                   '--out', '--columns', '--search', '--set'))
+                                   '--out', '--columns', '--search', '--set', '--jobs'))
+
+
+# --- Any table ---
+
+def arena_failure(capsys, *args):
+    "What is said on stderr: one line"
+    with pytest.raises(SystemExit) as e: arena_main([*map(str, args)])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.count('\n') == 1 and err.startswith('dropconnect-arena: '), err
+    return err
+
+
+@pytest.fixture
+def houses(tmp_path):
+    "What describes a CSV"
+    make_df(200).to_csv(tmp_path/'houses.csv', index=False)
+    file = tmp_path/'houses.toml'
+    file.write_text('path = "houses.csv"\ntarget = "price"\ndrop = ["cost", "cheap", "band"]')
+    return file
+
+
+def test_a_run_on_wine(tmp_path, capsys):
+    arena_main(['--table', 'wine', '--arms', 'default', 'rf', '--seeds', '2', '--epochs', '1', '--device', 'cpu',
+                '--set', 'layers=(20,10)', 'n_estimators=10', '--out', str(tmp_path)])
+    folder = tmp_path/'wine-random'
+    found, preds = results(folder), read_arrays(folder/'preds.npz')
+    assert set(found) == {(o, i) for o in ('default', 'rf') for i in (0, 1)} == {*(
+        (o.split('/')[0], int(o.split('/')[1])) for o in preds if o != 'y')}
+    assert {'table.md', 'arms.png'} <= {o.name for o in folder.iterdir()}
+    out, res = capsys.readouterr().out, found['default', 1]
+    assert 'wine, split random: 128 rows to train on, 50 to test on' in out and 'log loss:' in out
+    assert (folder/'table.md').read_text() in out and str(folder) in out
+    assert (res['dataset'], res['seed'], res['device'], len(res['curve'])) == ('wine', 1, 'cpu', 1)
+    assert res['params'] == dict(epochs=1, bs=256, layers=[20, 10], data=res['params']['data'])
+    assert preds['default/1'].shape == (50, 3)
+
+
+@pytest.mark.parametrize('command', ['module', 'script'])
+def test_a_table_of_ones_own_from_a_shell(houses, command):
+    assert 'dropconnect-arena=dropconnect_tab.bench.cli:arena_main' in (root/'settings.ini').read_text()
+    call = 'import dropconnect_tab.bench.cli as a; a.arena_main()'  # as a script that pip makes
+    done = shell(houses.parent, sys.executable, *(['-m', 'dropconnect_tab.bench', 'arena'] if command == 'module' else
+                                                  ['-c', call]),
+                 '--table', 'houses.toml', '--arms', 'rf', '--seeds', 2, '--set', 'n_estimators=10', '--jobs', 2)
+    assert done.returncode == 0, done.stderr
+    assert 'houses, split random: 163 rows to train on, 37 to test on' in done.stdout and 'RMSE:' in done.stdout
+    assert set(results(houses.parent/'runs'/'houses-random')) == {('rf', 0), ('rf', 1)}
+
+
+@pytest.mark.parametrize('args', [[], ['race'], ['--help']], ids=str)
+def test_the_module_names_its_commands(tmp_path, args):
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', *args)
+    assert done.returncode and 'bulldozers|arena|report' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_table_in_a_folder(data_path, tmp_path):
+    res = run_table('california', data_path, [Method('rf')], 1, tmp_path, 'cpu', n_estimators=2)
+    assert [(r['dataset'], r['rows']) for r in res] == [('california', dict(train=16498, test=4142))]
+
+
+def test_the_command_line_reaches_the_runs(asked, houses):
+    plain = asked('--table', 'wine', main=arena_main)
+    assert plain.pop('table').name == 'wine'
+    assert plain == dict(arms=settings('default', 'fastai', 'rf'), seeds=3, out='runs', device=None, search=0, jobs=1)
+    told = asked('--table', houses, '--arms', 'frozen', 'default,members=2', '--seeds', 5, '--search', 4, '--epochs',
+                 2, '--weight-p', .7, '--set', 'wd=0.1', 'layers=(20,10)', '--out', 'mine', '--device', 'cpu', '--jobs',
+                 -1, main=arena_main)
+    assert told.pop('table').name == 'houses'
+    shared = dict(wd=.1, layers=(20, 10), epochs=2, weight_p=.7)
+    assert told == dict(arms=settings('frozen', 'default,members=2', **shared), seeds=5, out='mine', device='cpu',
+                        search=4, jobs=-1)
+
+
+@pytest.mark.parametrize('args, match', [
+    (['--table', 'mnist'], "table='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
+    (['--table', 'california'], 'california is in a file: give the folder that holds it'),
+    (['--table', 'california', '--folder', 'nowhere'], 'does not exist: give the folder that holds california'),
+    (['--arms', 'rf2'], "arm='rf2' is unknown: choose one of 'fastai'"),
+    (['--arms', 'default', 'rf,lr=1'], "'rf' has no setting 'lr': choose some of 'n_estimators'"),
+    (['--set', 'nothing=3'], "no arm of default, fastai, rf has a setting 'nothing': choose some of"),
+    (['--arms', 'rf', '--epochs', 1], "no arm of rf has a setting 'epochs'"),
+    (['--arms', 'fastai', '--weight-p', .5], "no arm of fastai has a setting 'weight_p'"),
+    (['--set', 'table=x'], "has a setting 'table'"), (['--set', 'arms=x'], "has a setting 'arms'"),
+    (['--set', 'title=x'], "has a setting 'title'"), (['--set', 'members=0'], 'members=0: give at least 1'),
+    (['--seeds', 0], 'seeds=0: give at least 1'), (['--search', -1], 'search=-1: give the number'),
+    (['--device', 'abacus'], "device='abacus' is not to be had here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
+    ids=str)
+def test_what_the_command_refuses(capsys, tmp_path, monkeypatch, args, match):
+    monkeypatch.chdir(tmp_path)
+    assert match in arena_failure(capsys, *([] if '--table' in args else ['--table', 'wine']), *args)
+    assert not list(tmp_path.rglob('*.jsonl'))
+
+
+@pytest.mark.parametrize('text, match', [
+    ('target = "price"', "lacks 'path'"), ('path = "houses.csv"\ntarget = "prise"', "no column 'prise'"),
+    ('path = ', 'is not TOML'), ('path = "broken.csv"\ntarget = "price"', 'broken.csv'),
+    ('path = "empty.csv"\ntarget = "price"', 'empty.csv')])
+def test_tables_that_the_command_refuses(capsys, houses, text, match):
+    (houses.parent/'broken.csv').write_text('price,size\n1,2\n1,2,3,4\n')
+    (houses.parent/'empty.csv').write_text('')
+    houses.write_text(text)
+    assert match in arena_failure(capsys, '--table', houses, '--out', houses.parent)
+
+
+def test_the_command_needs_a_table(capsys):
+    with pytest.raises(SystemExit) as e: arena_main([])
+    assert e.value.code == 2 and '--table' in capsys.readouterr().err
+
+
+def test_help_names_the_tables_and_the_arms(capsys):
+    with pytest.raises(SystemExit) as e: arena_main(['--help'])
+    text = capsys.readouterr().out
+    assert e.value.code == 0
+    for o in ('--table', '--folder', '--arms', '--set', 'california', 'wine', 'default', '.toml'): assert o in text
+
+
+def test_a_stopped_command_goes_on(tmp_path, capsys, monkeypatch):
+    args = ['--table', 'diabetes', '--arms', 'rf', 'et', '--seeds', '1', '--set', 'n_estimators=5', '--out']
+    args.append(str(tmp_path))
+    stop_at(monkeypatch, 'et')
+    with pytest.raises(SystemExit) as e: arena_main(args)
+    assert e.value.code == 130 and 'the same command goes on from there' in capsys.readouterr().err
+    assert set(results(tmp_path)) == {('rf', 0)}
+    monkeypatch.undo()
+    arena_main(args)
+    assert set(results(tmp_path)) == {('rf', 0), ('et', 0)}
+
+
+def test_errors_are_errors_in_python(tmp_path):
+    for kwargs, match in ((dict(table='mnist'), "table='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
+                          (dict(device='abacus'), "device='abacus'"), (dict(arms=[]), 'no arm to run')):
+        with pytest.raises(ValueError, match=match): run_table(**{'table': 'wine', 'out': tmp_path, **kwargs})
+    assert not list(tmp_path.iterdir())
+
+
+def test_devices():
+    assert check_device('auto') is None and check_device('cpu') == 'cpu'
+    for o in ('abacus', '', *(['cuda'] if not torch.cuda.is_available() else [])):
+        with pytest.raises(ValueError, match=f"device='{o}' is not to be had here .*: use 'cpu' or 'auto'"):
+            check_device(o)
+
+
+def test_settings_that_some_arm_has():
+    def check(names, **shared): check_settings([read_method(o) for o in names], shared)
+    check(['dense', 'rf'], lr=.1, n_estimators=3)
+    check(['default'], n_bins=8, embed_p=.1)
+    with pytest.raises(ValueError, match="no arm of dense, rf has a setting 'n_bins': choose some of bs, epochs"):
+        check(['dense', 'rf'], lr=.1, n_bins=8)
+    pytest.importorskip('xgboost')
+    check(['blend'], max_depth=3, lr=.1)  # the parts have them

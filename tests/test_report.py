@@ -1,6 +1,5 @@
 "Tables, intervals and plots, from files alone."
 import itertools
-import json
 import shutil
 
 import numpy as np
@@ -10,11 +9,14 @@ from conftest import make_table
 from matplotlib.figure import Figure
 
 import dropconnect_tab.bench.report as report_module
-from dropconnect_tab.bench.runs import errors, run_arms, run_path
 from dropconnect_tab.bench.cli import report_main as main
+from dropconnect_tab.bench.files import add_arrays, append_jsonl, read_arrays, read_jsonl, write_jsonl, write_whole
+from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import (
-    PLOTS, compare, format_settings, format_summary, measure_of, paired_interval, plot_arms, plot_curves,
-    plot_regrowth, plot_weight_p, read_results, report, summarise)
+    PLOTS, compare, format_differences, format_ranks, format_settings, format_summary, paired_interval,
+    format_percent, plot_arms, plot_curves, plot_regrowth, plot_weight_p, rank_methods, read_results, report,
+    summarise)
+from dropconnect_tab.bench.runs import errors, measure_of, preds_file, run_methods, runs_file
 
 Y = np.random.default_rng(0).normal(size=60)
 
@@ -29,17 +31,20 @@ def runs(arm, losses, group=None, seeds=None, measure='rmse'):
 
 
 def write_run(folder, arm, seed, noise, y=Y, data='abc', params={}, group=None, preds=True, **more):
-    "Files of a run; the predictions of a regression are off by `noise`, for a classification they are given"
-    path = folder/arm/f'{seed}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
+    "Write a run; the predictions of a regression are off by `noise`, for a classification they are given"
     classify = np.ndim(noise) == 2
     pred = np.asarray(noise) if classify else (y+noise)[:, None]
     error = errors(pred, y, 'logloss' if classify else 'rmse')
-    res = dict(arm=arm, seed=seed, dataset='shops', split='random', seconds=1.+seed, params={**params, 'data': data},
-               **error, **more)
-    path.write_text(json.dumps(res))
-    if preds: np.savez(path.with_suffix('.npz'), pred=pred, y=y, **({} if group is None else {'group': group}))
-    return res
+    append_jsonl(runs_file(folder), dict(arm=arm, seed=seed, dataset='shops', split='random', seconds=1.+seed,
+                                         params={**params, 'data': data}, **error, **more))
+    if not preds: return
+    rows = {} if preds_file(folder).exists() else dict(y=y, **({} if group is None else dict(group=group)))
+    add_arrays(preds_file(folder), **rows, **{f'{arm}/{seed}': pred})
+
+
+def forget_preds(folder, name):
+    arrays = {k: v for k, v in read_arrays(preds_file(folder)).items() if k != name}
+    write_whole(preds_file(folder), lambda p: np.savez(p, **arrays))
 
 
 @pytest.fixture
@@ -92,26 +97,30 @@ def test_no_results(tmp_path):
 
 def test_results_of_other_data(folder):
     write_run(folder, 'other', 0, 1., data='xyz')
-    with pytest.raises(ValueError, match=r'other/0.json was made from other rows or columns than .*dense/0.json: move'):
+    with pytest.raises(ValueError, match=r'runs.jsonl, line 10 was made from other rows or columns than line 1: move'):
         read_results(folder)
 
 
 @pytest.mark.parametrize('measure', ['rmse', 'logloss'])
-def test_predictions_that_do_not_fit_the_json(tmp_path, measure):
+def test_predictions_that_do_not_fit_the_line(tmp_path, measure):
     p, y = np.full((60, 2), .5), np.arange(60) % 2
     how = dict(noise=1.) if measure == 'rmse' else dict(noise=p, y=y)
     for s in range(2): write_run(tmp_path, 'dense', s, **how)
-    path = tmp_path/'dense'/'1.json'
-    path.write_text(json.dumps({**json.loads(path.read_text()), measure: 1.01}))
-    match = f'1.json says {measure}=1.01, but its predictions give .*: remove both files'
+    first, second = read_jsonl(runs_file(tmp_path))
+    write_jsonl(runs_file(tmp_path), [first, {**second, measure: 1.01}])
+    match = f'runs.jsonl says {measure}=1.01 of dense, seed 1, but its predictions give .*: remove its line'
     with pytest.raises(ValueError, match=match): read_results(tmp_path)
 
 
-@pytest.mark.parametrize('name, text', [('0.json', '{"arm": "de'), ('notes.json', '{}'), ('0.json', '{}')])
-def test_a_file_that_is_no_run_is_named(folder, name, text):
-    (folder/'broken').mkdir()
-    (folder/'broken'/name).write_text(text)
-    with pytest.raises(ValueError, match=f'broken/{name}'): read_results(folder)
+@pytest.mark.parametrize('text', ['{"arm": "de', '{}', '{"arm": "dense", "seed": 7}'])
+def test_a_line_that_is_no_run_is_named(folder, text):
+    with runs_file(folder).open('a') as f: f.write(text+'\n')
+    with pytest.raises(ValueError, match='runs.jsonl, line 10'): read_results(folder)
+
+
+def test_half_a_line_does_not_count(folder):
+    with runs_file(folder).open('a') as f: f.write('{"arm": "de')
+    assert len(read_results(folder)) == 9
 
 
 # --- Intervals ---
@@ -369,7 +378,7 @@ def test_plot_weight_p(tmp_path):
 OUTPUTS = ['arms.png', 'curves.png', 'regrowth.png', 'table.md']
 
 
-def outputs(folder): return sorted(o.name for o in folder.iterdir() if o.is_file())
+def outputs(folder): return sorted(o.name for o in folder.iterdir() if o.suffix in ('.md', '.png'))
 
 
 def test_the_report_is_written_beside_the_runs_and_can_be_made_again(folder):
@@ -391,7 +400,8 @@ def test_a_copy_of_the_files_gives_the_same_report(folder, tmp_path):
 def test_the_report_of_real_runs(tmp_path):
     table = make_table(times=pd.Series(np.arange(200)//4))
     names = ['dense', 'trainable,weight_p=0.3', 'trainable,weight_p=0.6', 'rf']
-    res = run_arms(table, names, 2, tmp_path, 'cpu', search=2, epochs=1, layers=(20, 10), n_estimators=10)
+    res = run_methods(table, [read_method(o) for o in names], 2, tmp_path, 'cpu', search=2, epochs=1, layers=(20, 10),
+                      n_estimators=10)
     folder = tmp_path/'shops-random'
     text = report(folder)
     assert outputs(folder) == ['arms.png', 'curves.png', 'regrowth.png', 'settings.md', 'table.md', 'weight_p.png']
@@ -402,7 +412,18 @@ def test_the_report_of_real_runs(tmp_path):
     assert (folder/'settings.md').read_text() == format_settings(read_results(folder)) + '\n'
     assert read_results(folder)[0]['group'].tolist() == sorted(np.arange(40)//4)
     assert cells(report(tmp_path/'shops-random-search'))['arm'] == ['RMSE', 'zeros', 'seconds', 'seeds']
-    run_path(tmp_path, table, 'rf', 0).with_suffix('.npz').unlink()
+    preds_file(folder).unlink()
+    assert 'against' not in report(folder)
+
+
+def test_intervals_only_where_predictions_are(folder):
+    whole, differences = cells(report(folder)), format_differences([folder], 'good', ['dense', 'same'])
+    forget_preds(folder, 'same/1')
+    rows = cells(report(folder))
+    assert rows.pop('same')[1] == '' != whole.pop('same')[1] and rows == whole
+    fewer = format_differences([folder], 'good', ['dense', 'same'])
+    assert cells(fewer)['shops-random'] == [*cells(differences)['shops-random'][:2], '']
+    forget_preds(folder, 'dense/0')
     assert 'against' not in report(folder)
 
 
@@ -422,6 +443,7 @@ def test_a_report_that_is_stopped_leaves_nothing_half_written(folder, monkeypatc
     monkeypatch.setattr(Figure, 'savefig', full)
     with pytest.raises(OSError): report(folder)
     assert outputs(folder) == OUTPUTS and {o: (folder/o).read_bytes() for o in OUTPUTS} == before
+    assert not list(folder.glob('.*'))
 
 
 def test_figures_are_closed(folder):
@@ -446,3 +468,23 @@ def test_main_with_a_bad_folder(folder, tmp_path, capsys):
     assert (folder/'table.md').exists()
     with pytest.raises(SystemExit) as e: main([])
     assert e.value.code == 2
+
+
+# --- Across tables ---
+
+def test_ranks_and_differences_across_tables(folder, tmp_path):
+    other = tmp_path/'houses-random'
+    for s in range(3):
+        write_run(other, 'good', s, 2.+.1*s)
+        write_run(other, 'dense', s, 1.)
+    ranks = rank_methods([folder, other], ['dense', 'good', 'same'])
+    assert ranks['', 'mean rank']['good'] == 1.5 and ranks['houses-random', 'mean']['good'] == pytest.approx(2.1)
+    rows = cells(format_ranks(ranks))
+    assert rows['arm'] == ['shops-random', 'houses-random', 'mean rank'] and rows['good'][1:] == ['2.1000 ± 0.1000', '1.5']
+    assert rows['same'][1] == ''
+    with pytest.raises(ValueError, match="no run of 'rf' in .*shops-random, .*: run it, or leave it out"):
+        rank_methods([folder, other], ['dense', 'rf'])
+    results = read_results(other)
+    assert format_percent(results, 'good', 'dense') == '**+110.0%** [+100.0, +120.0]'
+    rows = cells(format_differences([folder, other], 'good', ['dense', 'same']))
+    assert rows['houses-random'] == ['RMSE 2.1000', '**+110.0%** [+100.0, +120.0]', '']

@@ -1,5 +1,4 @@
 "The committed results: complete, by the protocol, and what the report makes of them."
-import json
 import re
 import runpy
 import sys
@@ -8,21 +7,24 @@ import numpy as np
 import pytest
 from conftest import root
 
-from dropconnect_tab.bench.runs import load_preds
-from dropconnect_tab.bench.methods import arms
+from dropconnect_tab.bench.files import read_arrays
+from dropconnect_tab.bench.methods import METHODS, Method
 from dropconnect_tab.bench.report import (
-    across, compare, format_across, format_settings, format_summary, read_results, summarise)
+    compare, format_differences, format_ranks, format_settings, format_summary, rank_methods, read_results, summarise)
+from dropconnect_tab.bench.runs import read_runs
 
 folder = root/'results'/'bulldozers-2012'
+LATER = {'tabm', 'realmlp'}  # arms that are younger than these results
 KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}
 
 
 @pytest.fixture(scope='module')
-def results(): return read_results(folder)  # compares each JSON file with its predictions
+def results(): return read_results(folder)  # compares each line with its predictions
 
 
 def test_every_arm_has_five_seeds(results):
-    assert {r['arm'] for r in results} == set(arms)
+    arms = {r['arm'] for r in results}
+    assert arms == set(METHODS)-LATER
     for arm in arms: assert {r['seed'] for r in results if r['arm'] == arm} >= set(range(5)), arm
 
 
@@ -35,14 +37,16 @@ def test_runs_say_what_made_them(results):
 
 def test_the_same_budget_for_every_arm(results):
     tried = {r['arm']: r['search']['tried'] for r in results if 'search' in r}
-    assert set(tried.values()) == {12} and set(tried) == {k for k, a in arms.items() if a.space or a.like}
+    searched = {o for o in set(METHODS)-LATER if Method(o).searchable or Method(o).searched_as}
+    assert set(tried.values()) == {12} and set(tried) == searched
 
 
 def test_the_best_of_the_search_was_tested(results):
+    tried = read_runs(folder.parent/'bulldozers-2012-search')
     for r in results:
         if 'search' not in r: continue
-        searched = arms[r['arm']].like or r['arm']
-        trials = [json.loads(p.read_text()) for p in (folder.parent/'bulldozers-2012-search'/searched).glob('*.json')]
+        searched = (Method(r['arm']).searched_as or Method(r['arm'])).label
+        trials = [o for o in tried if o['arm'] == searched]
         best = min(trials, key=lambda o: o['rmse'])
         assert len(trials) == 12 and best['rmse'] == r['search']['error'] and best['seed'] == r['search']['chosen']
         more = {'nets': 8} if r['arm'] == 'deep-ensemble' else {}
@@ -50,8 +54,9 @@ def test_the_best_of_the_search_was_tested(results):
 
 
 def test_the_blend_is_the_mean_of_its_parts():
-    parts = [load_preds(folder/o/'3.json')['pred'] for o in arms['blend'].parts]
-    assert np.allclose(load_preds(folder/'blend'/'3.json')['pred'], np.mean(parts, axis=0), atol=1e-6)
+    preds = read_arrays(folder/'preds.npz')  # rounded to 17 bits, which are 6e-5 of a log price
+    parts = [preds[f'{o.label}/3'] for o in Method('blend').parts]
+    assert np.allclose(preds['blend/3'], np.mean(parts, axis=0), atol=1e-4)
 
 
 def numbers(text): return [[float(o) for o in re.findall(r'[-+]?\d+\.\d+', l)] for l in text.splitlines()]
@@ -73,17 +78,23 @@ def test_the_table_of_settings(results):
 
 def test_no_sales_are_in_the_results():
     "Aggregates, predictions and log prices: nothing that tells which machine was sold, or when"
-    for p in folder.rglob('*.npz'): assert set(load_preds(p)) == {'pred', 'y', 'group'}
+    assert set(read_arrays(folder/'preds.npz')) == {'y', 'group', *(f"{r['arm']}/{r['seed']}" for r in read_runs(folder))}
 
 
 # --- The learner's defaults, on seven tables ---
 
 @pytest.fixture(scope='module')
-def defaults():
-    "What `benchmarks/defaults.py` says, and the folders of the tables"
+def said_by():
+    "The names in a file of benchmarks/"
     sys.path.insert(0, str(root/'benchmarks'))
-    try: said = runpy.run_path(root/'benchmarks'/'defaults.py')
-    finally: sys.path.pop(0)
+    yield lambda name: runpy.run_path(root/'benchmarks'/f'{name}.py')
+    sys.path.pop(0)
+
+
+@pytest.fixture(scope='module')
+def defaults(said_by):
+    "What `benchmarks/defaults.py` says, and the folders of the tables"
+    said = said_by('defaults')
     folders = {o: next((root/'results'/'defaults').glob(f'{o}-*')) for o in said['TABLES']}
     return said, folders
 
@@ -92,21 +103,20 @@ def test_every_arm_has_five_seeds_on_every_table(defaults):
     said, folders = defaults
     for name, o in folders.items():
         for arm in [*said['ARMS'], 'blend', *said['variants'](name)]:
-            assert {int(p.stem) for p in (o/arm).glob('*.json')} >= set(range(5)), (name, arm)
+            assert {r['seed'] for r in read_runs(o) if r['arm'] == arm} >= set(range(5)), (name, arm)
 
 
 def test_all_nets_had_the_same_epochs_and_batches(defaults):
     said, folders = defaults
     for name, o in folders.items():
-        for arm in ('default', 'fastai', 'tabm', said['ONE_WORD']):
-            for p in (o/arm).glob('*.json'):
-                params = json.loads(p.read_text())['params']
-                assert (params['epochs'], params['bs']) == said['TABLES'][name], p
+        for r in read_runs(o):
+            if r['arm'] in ('default', 'fastai', 'tabm-small', said['ONE_WORD']):
+                assert (r['params']['epochs'], r['params']['bs']) == said['TABLES'][name], (name, r['arm'])
 
 
 def test_tables_of_the_defaults_come_from_the_files(defaults):
     said, folders = defaults
-    made = format_across(across(list(folders.values()), said['ARMS']))
+    made = format_ranks(rank_methods(list(folders.values()), said['ARMS']))
     assert made + '\n' == (root/'results'/'defaults'/'ranks.md').read_text()
     assert said['ablations'](folders) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
 
@@ -114,10 +124,35 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
 def test_what_is_said_of_the_defaults(defaults):
     "The README's and the tutorial's words"
     said, folders = defaults
-    found = across(list(folders.values()), [*said['ARMS'], 'blend'])
+    found = rank_methods(list(folders.values()), [*said['ARMS'], 'blend'])
     def mean(table, arm): return found.loc[arm, (folders[table].name, 'mean')]
     over = {o: mean(o, 'default')/mean(o, 'fastai')-1 for o in folders}
     assert max(over.values()) < 0 and sum(o < -.05 for o in over.values()) >= 4
     assert all(mean(o, 'default') < mean(o, 'blend') for o in ('california', 'bike', 'adult'))
-    ranks = across(list(folders.values()), said['ARMS'])
+    ranks = rank_methods(list(folders.values()), said['ARMS'])
     assert ranks.index[0] == 'default' or list(ranks.index).index('default') == 1
+
+
+def test_the_differences_come_from_the_files(defaults):
+    said, folders = defaults
+    made = '\n\n'.join(format_differences(folders.values(), o, ['fastai', 'blend', 'xgb']) for o in ('default', said['ONE_WORD']))
+    there = (root/'results'/'defaults'/'default.md').read_text()
+    for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
+
+
+def test_members_come_from_the_files(said_by):
+    said = said_by('members_error')
+    folders = [folder, *(root/'results'/'members'/o for o in ('california-random', 'bike-days', 'adult-official'))]
+    there = (root/'results'/'members'/'members.md').read_text()
+    for a, b in zip(numbers(said['members_table'](folders)), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
+
+
+@pytest.mark.parametrize('name', ['settings', 'dropout'])
+def test_tables_of_slices_come_from_the_files(said_by, name):
+    out = root/'results'/name
+    assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
+
+
+def test_results_fit_in_a_repository():
+    files = [o for o in (root/'results').rglob('*') if o.is_file()]
+    assert len(files) < 100 and sum(o.stat().st_size for o in files) < 10e6

@@ -513,7 +513,7 @@ class Method:
         settings:dict=None, # Settings that differ from its own; None: none does
     ):
         recipe = METHODS[check_choice('arm', name, list(METHODS))]
-        self.name,self.changed = name,{k:_plain(v) for k,v in (settings or {}).items()}
+        self.name,self.changed,self.shared = name,{k:_plain(v) for k,v in (settings or {}).items()},set()
         for k in self.changed:
             if k not in recipe.examples: raise ValueError(f"{self.label!r}: {name!r} has no setting {k!r}: "
                 f"choose some of {', '.join(map(repr, recipe.examples)) or 'none'}")
@@ -605,6 +605,7 @@ def with_shared(self:Method,
     "The method with settings for all arms, but where it was given its own"
     new = {k:_plain(v) for k,v in settings.items() if k in self.takes & self.recipe.examples.keys() - self.changed.keys()}
     res = self._with(new)
+    res.shared = {*self.shared, *new}
     res.parts = tuple(o.with_shared(**settings) for o in self.parts)
     res.searched_as = self.searched_as and self.searched_as.with_shared(**settings)
     return res
@@ -618,11 +619,10 @@ def searchable(self:Method) -> bool:
 @patch
 def draw(self:Method,
     i:int, # Number of the trial; 0: its own settings
-    fixed:tuple=(), # Names of settings that are the same in all trials: those for all arms
 ) -> Method:
-    "Trial `i` of a search"
+    "Trial `i` of a search, which leaves alone what was set: its own settings, and those for all arms"
     if not i: return self
-    space = {k:v for k,v in self.recipe.space.items() if k not in self.changed and not (k in fixed and k in self.takes)}
+    space = {k:v for k,v in self.recipe.space.items() if k not in {*self.changed, *self.shared}}
     def pick(k, values): return values[np.random.default_rng([i, crc32(k.encode())]).integers(len(values))]
     return self._with({k:pick(k, v) for k,v in space.items()})
 
