@@ -15,7 +15,6 @@ import platform
 import subprocess
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +23,7 @@ from fastprogress.fastprogress import progress_bar
 from memory import added_mb
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import fit_deep_ensemble, fit_net, fit_tabm
+from dropconnect_tab.bench.methods import Method
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.bench.tables import load_table
@@ -36,23 +35,31 @@ NET = dict(**COMMON, layers=(200, 100))
 # TabM's hidden layers are all of one width, so what stands beside it has two of 200
 WIDE = dict(**COMMON, layers=(200, 200))
 TABM = dict(**COMMON, n_blocks=2, d_block=200, dropout=0., bins=0)
+MASKED = dict(weight_p=.5)
+
+
+def fit_of(name, *settings, **more):
+    "The fit of a method with settings"
+    return Method(name, {k: v for o in (*settings, more) for k, v in o.items()}).fit
+
+
 pairs = {
     'nets one after the other': {
-        '8 nets, one after the other': partial(fit_deep_ensemble, nets=8, **NET),
-        '8 members, dense': partial(fit_net, members=8, **NET),
-        '8 members, trainable masks': partial(fit_net, members=8, weight_p=.5, **NET),
-        '8 members, frozen masks': partial(fit_net, members=8, weight_p=.5, mask='frozen', **NET),
-        '8 members, resampled masks': partial(fit_net, members=8, weight_p=.5, mask='resampled', **NET),
-        '1 net': partial(fit_net, **NET)},
+        '8 nets, one after the other': fit_of('deep-ensemble', NET, nets=8),
+        '8 members, dense': fit_of('members-dense', NET, members=8),
+        '8 members, trainable masks': fit_of('members-masked', NET, MASKED, members=8),
+        '8 members, frozen masks': fit_of('members-masked', NET, MASKED, members=8, mask='frozen'),
+        '8 members, resampled masks': fit_of('members-masked', NET, MASKED, members=8, mask='resampled'),
+        '1 net': fit_of('dense', NET)},
     'TabM, 32 members': {
-        'TabM, k=32': partial(fit_tabm, k=32, **TABM),
-        '32 members, dense': partial(fit_net, members=32, **WIDE),
-        '32 members, trainable masks': partial(fit_net, members=32, weight_p=.5, **WIDE),
-        '32 members, frozen masks': partial(fit_net, members=32, weight_p=.5, mask='frozen', **WIDE)},
+        'TabM, k=32': fit_of('tabm-small', TABM, k=32),
+        '32 members, dense': fit_of('members-dense', WIDE, members=32),
+        '32 members, trainable masks': fit_of('members-masked', WIDE, MASKED, members=32),
+        '32 members, frozen masks': fit_of('members-masked', WIDE, MASKED, members=32, mask='frozen')},
     'TabM, 8 members': {
-        'TabM, k=8': partial(fit_tabm, k=8, **TABM),
-        '8 members, dense': partial(fit_net, members=8, **WIDE),
-        '8 members, frozen masks': partial(fit_net, members=8, weight_p=.5, mask='frozen', **WIDE)},
+        'TabM, k=8': fit_of('tabm-small', TABM, k=8),
+        '8 members, dense': fit_of('members-dense', WIDE, members=8),
+        '8 members, frozen masks': fit_of('members-masked', WIDE, MASKED, members=8, mask='frozen')},
 }
 
 

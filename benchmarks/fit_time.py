@@ -11,7 +11,6 @@ FOLDER has california/, bike/, adult/ and bulldozers-2012/.
 import argparse
 import platform
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from fastprogress.fastprogress import progress_bar
 from files import markdown
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import arm_params, fit_default, fit_fastai
+from dropconnect_tab.bench.methods import Method
 from dropconnect_tab.bench.tables import Table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -40,11 +39,10 @@ def wide(n, rows=6000):
 
 def fits_of(bs):
     "The fits that stand side by side"
-    stock = {k: v for k, v in arm_params('fastai').items() if k not in ('epochs', 'bs')}
     common = dict(epochs=1, bs=bs)
-    return {'fastai': partial(fit_fastai, **common, **stock),
-            'default': partial(fit_default, loader='fastai', **common),
-            'default, TabTensorDL': partial(fit_default, loader='tensors', **common)}
+    return {'fastai': Method('fastai', common).fit,
+            'default': Method('default', dict(common, loader='fastai')).fit,
+            'default, TabTensorDL': Method('default', dict(common, loader='tensors')).fit}
 
 
 def main():

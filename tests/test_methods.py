@@ -438,7 +438,7 @@ def test_each_setting_of_small_tabm_has_an_effect(table, change):
 def test_tabm_is_what_its_authors_recommend(monkeypatch):
     pytest.importorskip('tabm')
     seen = {}
-    def until_best(net, train, error, *rule): return seen.update(net=net, rule=rule) or dict(best_epoch=1, last_epoch=1)
+    def until_best(net, train, error, *rule): return seen.update(net=net, rule=rule) or {}
     def adamw(params, **kwargs): return seen.update(kwargs)
     monkeypatch.setattr(contenders, '_until_best', until_best)
     monkeypatch.setattr(torch.optim, 'AdamW', adamw)
@@ -502,7 +502,8 @@ def test_tabm_answers_in_the_units_of_the_target():
 
 
 @pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=1), dict(d_block=8), dict(dropout=.5), dict(bins=0),
-                                    dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32)], ids=str)
+                                    dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32)],
+                         ids=str)
 def test_each_setting_of_tabm_has_an_effect(table, change):
     pytest.importorskip('tabm')
     a, b = (fit_tabm(table, 0, 'cpu', **{**tabm, **o})['pred'] for o in ({}, change))
@@ -689,7 +690,8 @@ def test_nets_share_their_space():
     for name in ('dropout', 'scaled', 'trainable', 'frozen'):
         assert METHODS['dense'].space.items() <= METHODS[name].space.items()
     assert METHODS['fastai'].space.items() <= METHODS['dense'].space.items()
-    assert METHODS['trainable'].space == METHODS['frozen'].space and METHODS['trainable'].settings == METHODS['frozen'].settings
+    trainable, frozen = METHODS['trainable'], METHODS['frozen']
+    assert trainable.space == frozen.space and trainable.settings == frozen.settings
 
 
 @pytest.mark.parametrize('text, value', [
@@ -709,7 +711,8 @@ def test_the_text_of_a_value_is_read_as_the_value(value):
 @pytest.mark.parametrize('text, name, changed', [
     ('dense', 'dense', {}), ('trainable,weight_p=0.8', 'trainable', dict(weight_p=.8)),
     ('frozen,layers=(50,20),unit=feature,lr=0.001', 'frozen', dict(layers=(50, 20), unit='feature', lr=.001)),
-    ('rf,max_features=sqrt', 'rf', dict(max_features='sqrt')), ('default,y_scale=False', 'default', dict(y_scale=False)),
+    ('rf,max_features=sqrt', 'rf', dict(max_features='sqrt')),
+    ('default,y_scale=False', 'default', dict(y_scale=False)),
     ('trainable,wd=0,l1=1e-05', 'trainable', dict(wd=0, l1=1e-5))])
 def test_read_method(text, name, changed):
     found = read_method(text)
@@ -766,7 +769,7 @@ def test_settings_for_all_arms_leave_alone_what_follows_its_authors(name):
     recipe = METHODS[name]
     everything = {k: v for k, v in recipe.examples.items()} | dict(lr=.5, wd=.5, bs=7, epochs=2)
     assert Method(name).with_shared(**everything) == Method(name) and Method(name).takes == set()
-    drawn, free = (Method(name).draw(3, fixed) for fixed in (everything, ()))
+    drawn, free = (o.draw(3) for o in (Method(name).with_shared(**everything), Method(name)))
     assert drawn == free != Method(name) and Method(name, dict(lr=.5)).settings['lr'] == .5
 
 
@@ -805,7 +808,7 @@ def test_methods_survive_pickling_and_say_what_they_are():
     ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
     ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: '),
     ('lgbm,native=cat', {}, "native='cat': give a value such as"), ('catboost,native=1', {}, 'native=1: give a value'),
-    ('tabm,max_epochs=0', {}, 'max_epochs=0: give at least 1'), ('realmlp,n_epochs=0', {}, 'n_epochs=0: give at least'),
+    ('tabm,max_epochs=0', {}, 'max_epochs=0: give at least'), ('realmlp,n_epochs=0', {}, 'n_epochs=0: give at least'),
     ('tabm,epochs=3', {}, "'tabm' has no setting 'epochs'"), ('realmlp,hidden_sizes=64', {}, 'hidden_sizes=64: give')])
 def test_what_cannot_be(name, settings, match):
     if name.split(',')[0] in METHODS: need(name.split(',')[0])
@@ -828,7 +831,7 @@ def all_installed(monkeypatch): monkeypatch.setattr(contenders, 'find_spec', lam
 def draws(name, n, **settings):
     "Settings of the first `n` trials, with `settings` for all arms"
     found = read_method(name).with_shared(**settings)
-    return [found.draw(i, tuple(settings)).settings for i in range(n)]
+    return [found.draw(i).settings for i in range(n)]
 
 
 def test_the_first_draw_is_the_arms_own(all_installed):

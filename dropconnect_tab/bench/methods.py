@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'y_limits', 'Recipe', 'Method', 'read_method', 'read_setti
 
 # %% ../../nbs/bench/04_methods.ipynb #94b2ec08
 import argparse, ast, importlib.metadata, logging, re, signal, sys, time, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,7 +166,7 @@ def fit_default(
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1d11
 def _frames(table):
-    "Codes and numbers of the training rows and of the test rows, columns named 0, 1, ...: the categories come first, and their sizes last"
+    "Codes, then numbers, of the training rows and of the test rows, columns named 0, 1, ...; sizes of the categories"
     to = _tabular(table, [Categorify,FillMissing])
     frames = [pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid)]
     return *frames,[len(to.classes[o]) for o in to.cat_names]
@@ -203,7 +203,8 @@ def fit_small_tabm(
     task,emb = _task(table),None
     if bins and len(dls.cont_names):
         from rtdl_num_embeddings import PiecewiseLinearEmbeddings
-        emb = PiecewiseLinearEmbeddings(get_cont_edges(dls.train_ds, bins), d_embedding=16, activation=False, version='B')
+        edges = get_cont_edges(dls.train_ds, bins)
+        emb = PiecewiseLinearEmbeddings(edges, d_embedding=16, activation=False, version='B')
     y = table.targets(table.train_idx)
     net = _TabMNet(get_emb_sz(dls.train_ds), len(dls.cont_names), task['n_out'], float(y.mean()), float(y.std()),
                    k=k, n_blocks=n_blocks, d_block=d_block, dropout=dropout, num_embeddings=emb)
@@ -216,7 +217,8 @@ def _quantiles(x):
     if not x.shape[1]: return noop
     noise = np.random.default_rng(0).normal(0, 1e-5, x.shape).astype(x.dtype)  # parts values that occur often
     n_quantiles = min(max(min(len(x)//30, 1000), 10), len(x))
-    return QuantileTransformer(n_quantiles=n_quantiles, output_distribution='normal', subsample=10**9).fit(x+noise).transform
+    tfm = QuantileTransformer(n_quantiles=n_quantiles, output_distribution='normal', subsample=10**9)
+    return tfm.fit(x+noise).transform
 
 def _tabm_inputs(table, seed, device):
     "Numbers and codes (None where there are none) of the rows to train on, of those held out, and of the test rows"
@@ -228,7 +230,8 @@ def _tabm_inputs(table, seed, device):
     nums = [to_normal(o) for o in nums]
     varied = np.ptp(nums[0], axis=0) > 0  # a column of one value has no bins
     def tensor(o, dtype): return torch.tensor(o, dtype=dtype, device=device) if o.shape[1] else None
-    inputs = [(tensor(num[:,varied], torch.float), tensor(o[cats].to_numpy(), torch.long)) for num,o in zip(nums, frames)]
+    codes = [o[cats].to_numpy() for o in frames]
+    inputs = [(tensor(num[:,varied], torch.float), tensor(cat, torch.long)) for num,cat in zip(nums, codes)]
     return inputs,sizes,kept,held
 
 def _tabm_net(num, sizes, n_out, bins, d_embedding, n_blocks, **kwargs):
@@ -281,13 +284,15 @@ def fit_tabm(
     net = _tabm_net(inputs[0], sizes, len(table.classes) if classify else 1, bins, d_embedding, n_blocks,
                     k=k, d_block=d_block, dropout=dropout).to(device)
     opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=wd)
-    y,loss_func = torch.tensor(y if classify else (y-mean)/std, device=device),F.cross_entropy if classify else F.mse_loss
+    y = torch.tensor(y if classify else (y-mean)/std, device=device)
+    loss_func = F.cross_entropy if classify else F.mse_loss
     predict = partial(_tabm_predict, net, classify=classify, mean=mean, std=std)
     def train():
         net.train()
         for rows in torch.randperm(len(y)).to(device).split(bs):
-            out = net(*(None if o is None else o[rows] for o in inputs)).flatten(0, 1)  # (rows of k members) × outputs
-            loss = loss_func(out if classify else out[:,0], y[rows].repeat_interleave(k))  # the mean of the k losses
+            out = net(*(None if o is None else o[rows] for o in inputs))  # rows × k × outputs
+            out = out.flatten(0, 1) if classify else out.flatten()
+            loss = loss_func(out, y[rows].repeat_interleave(k))  # the mean of the k losses
             opt.zero_grad()
             loss.backward()
             opt.step()
@@ -324,10 +329,12 @@ def _import_pytabkit():
         with _hidden('torchvision'): return import_module('pytabkit')
     return import_module('pytabkit')
 
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d16
 @contextmanager
 def _lightning():
     "Lightning, which trains RealMLP, without messages and warnings; Ctrl-C, of which it makes an exit, stays Ctrl-C"
-    loggers = [logging.getLogger(o) for o in ('lightning.pytorch','pytorch_lightning','lightning.fabric','lightning_fabric')]
+    names = 'lightning.pytorch','pytorch_lightning','lightning.fabric','lightning_fabric'
+    loggers = [logging.getLogger(o) for o in names]
     levels,handler = [o.level for o in loggers],signal.getsignal(signal.SIGINT)
     for o in loggers: o.setLevel(logging.ERROR)
     try:
@@ -335,11 +342,12 @@ def _lightning():
             warnings.simplefilter('ignore')
             yield
     except SystemExit as e:
-        signal.signal(signal.SIGINT, handler)
+        with suppress(ValueError): signal.signal(signal.SIGINT, handler)  # in the main thread, where it was changed
         raise KeyboardInterrupt from e
     finally:
         for o,level in zip(loggers, levels): o.setLevel(level)
 
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d14
 def fit_realmlp(
     table:Table, # Table to fit
     seed:int, # Seed of the weights, of the rows that are held out and of the order of the others
@@ -454,8 +462,8 @@ _nets = dict(
 METHODS = dict(
     **_nets,
     tabm=Recipe(
-        fit_tabm, dict(max_epochs=1000, patience=16, bs=256, lr=.002, wd=.0003, k=32, n_blocks=0, d_block=512, dropout=.1,
-                       bins=48, d_embedding=16),
+        fit_tabm, dict(max_epochs=1000, patience=16, bs=256, lr=.002, wd=.0003, k=32, n_blocks=0, d_block=512,
+                       dropout=.1, bins=48, d_embedding=16),
         dict(lr=(.0003,.001,.002,.005), wd=(0.,.0003,.003,.03), n_blocks=(1,2,3,4), d_block=(128,256,512,1024),
              dropout=(0.,.1,.3), bins=(16,48,128), d_embedding=(8,16,32)), ('tabm',), authors=True),
     **{'tabm-small':Recipe(
@@ -499,13 +507,15 @@ def _check_value(name, value, example):
     if name == 'unit': check_choice(name, value, ('weight','feature'))
     if name == 'mask': check_mask(value)
     if name == 'loader': check_choice(name, value, ('fastai','tensors'))
-    if name in ('epochs','max_epochs','n_epochs','members','nets') and value < 1: raise ValueError(f"{name}={value!r}: give at least 1")
+    if name in ('epochs','max_epochs','n_epochs','members','nets') and value < 1:
+        raise ValueError(f"{name}={value!r}: give at least 1")
 
 def _plain(value):
     "`value` of a setting as Python writes it: numbers not of NumPy, lists as tuples"
     if isinstance(value, np.generic): return value.item()
     return tuple(value) if isinstance(value, list) else value
 
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1c36
 class Method:
     "A way to fit a table: its name in `METHODS`, and its settings"
     def __init__(self,
@@ -603,7 +613,8 @@ def with_shared(self:Method,
     **settings # Settings for all arms; those that it does not take are left out
 ) -> Method:
     "The method with settings for all arms, but where it was given its own"
-    new = {k:_plain(v) for k,v in settings.items() if k in self.takes & self.recipe.examples.keys() - self.changed.keys()}
+    own = self.takes & self.recipe.examples.keys() - self.changed.keys()
+    new = {k:_plain(v) for k,v in settings.items() if k in own}
     res = self._with(new)
     res.shared = {*self.shared, *new}
     res.parts = tuple(o.with_shared(**settings) for o in self.parts)
@@ -640,8 +651,8 @@ def fit(self:Method,
     tick=None, # Called after each epoch, or after a fit without epochs
 ) -> dict: # pred (test rows × outputs), seconds, and what it has logged, such as its curve
     "Fit the training rows of `table`, and predict its test rows"
-    if self.parts: raise ValueError(
-        f"{self.label!r} is the mean of {', '.join(o.label for o in self.parts)}: fit those, and `combine` what they find")
+    if self.parts: raise ValueError(f"{self.label!r} is the mean of {', '.join(o.label for o in self.parts)}: "
+                                    "fit those, and `combine` what they find")
     res = self.recipe.fit(table, seed, device, tick, **self.recipe.fixed, **self.settings)
     return {**res, 'pred':np.asarray(res['pred'], dtype=np.float32)}
 

@@ -1,0 +1,85 @@
+"""Should boosted trees be told which columns are categories, or take their codes as numbers?
+
+Asked of each package on slices of training rows, without test rows; the answer is its default (`METHODS`). A line for
+each fit goes to OUT/runs.jsonl, and the table of mean errors to OUT/native.md. What is there is not repeated.
+
+    python benchmarks/native.py FOLDER --out results/native
+
+FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/.
+"""
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from defaults import load
+from fastprogress.fastprogress import progress_bar
+from files import markdown, once
+
+from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.runs import errors
+from dropconnect_tab.bench.tables import Table
+
+warnings.filterwarnings('ignore')
+
+TABLES = ['california', 'bike', 'adult', 'bulldozers', 'codes']
+PACKAGES = ['xgb', 'lgbm', 'catboost']
+
+
+def codes(folder):
+    "Sales of all years, whose categories are codes: all columns but two"
+    df = pd.read_csv(folder/'bulldozers-codes'/'train.csv.gz')
+    conts = ['machine_hours_current_meter', 'age']
+    test = np.random.default_rng(1).random(len(df)) < .2
+    cats = [o for o in df if o not in (*conts, 'log_price')]
+    return Table('bulldozers', 'codes', 'all', df, 'log_price', cats, conts, np.flatnonzero(~test), np.flatnonzero(test))
+
+
+def fit(table, name, native, seed):
+    "Error and seconds of one fit"
+    found, measure = Method(name, dict(native=native)).fit(table, seed), 'logloss' if table.classes else 'rmse'
+    error = errors(found['pred'], table.targets(table.test_idx), measure)[measure]
+    return dict(error=error, seconds=round(found['seconds'], 1))
+
+
+def native_table(out):
+    "Mean errors of each package with codes and with categories, and by how much those differ, as Markdown"
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
+    tables = [o for o in TABLES if o in set(runs.table)]
+    mean = runs.pivot_table(index=['method', 'native'], columns='table', values=['error', 'seconds'])
+    rows = []
+    for name in [o for o in PACKAGES if o in set(runs.method)]:
+        by_codes, native = (mean.loc[name, o] for o in (False, True))
+        diff = [100*(native['error', o]/by_codes['error', o]-1) for o in tables]
+        for label, errs in (('codes', by_codes), ('native', native)):
+            rows.append([f'{name}, {label}', *(f"{errs['error', o]:.4f}" for o in tables), '',
+                         f"{sum(errs['seconds', o] for o in tables):.0f}"])
+        rows.append(['native against codes', *(f'{o:+.1f}%' for o in diff), f'{np.mean(diff):+.1f}%', ''])
+    seeds = runs.groupby(['table', 'method', 'native']).size().min()
+    return (f"Errors on slices of training rows (RMSE; adult: log loss), means of {seeds} seeds, and seconds of one fit of "
+            "each table.\n\n" + '\n'.join(markdown(['', *tables, 'mean', 'seconds'], rows)))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--tables', nargs='+', default=TABLES)
+    p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--out', type=Path, required=True)
+    args = p.parse_args()
+    tables = {o: (codes(args.folder) if o == 'codes' else load(o, args.folder)).slice() for o in args.tables}
+    todo = [(o, name, native, seed) for seed in range(args.seeds) for o in tables for name in PACKAGES
+            for native in (False, True)]
+    with lock_folder(args.out):
+        for o, name, native, seed in (bar := progress_bar(todo)):
+            bar.comment = f'{name} on {o}'
+            once(args.out/'runs.jsonl', dict(table=o, method=name, native=native, seed=seed),
+                 lambda: fit(tables[o], name, native, seed))
+        text = native_table(args.out)
+        write_whole(args.out/'native.md', lambda f: f.write_text(text, encoding='utf-8'))
+    print(text)
+
+
+if __name__ == '__main__': main()
