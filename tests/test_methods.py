@@ -1,5 +1,7 @@
 "A table, and every way to fit it."
+import argparse
 import json
+import pickle
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,26 +16,40 @@ from torch.nn import functional as F
 
 import dropconnect_tab.bench.methods as contenders
 from dropconnect_tab.bench.methods import (
-    arm_params, arms, draw_settings, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_tabm, fit_trees,
-    read_value, read_variant, y_limits)
+    METHODS, Method, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
+    fit_trees, read_method, read_setting, y_limits)
 from dropconnect_tab.bench.tables import Table, table_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.members import MemberLoss
 
 quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
-tiny = dict(epochs=1, bs=64, layers=(20, 10), n_estimators=10, k=2, d_block=16, members=3, nets=2)
-tabm = dict(epochs=1, bs=64, lr=.01, wd=.01, k=3, n_blocks=1, d_block=16, dropout=0., bins=0)
-single = [o for o in arms if not arms[o].parts]
+tiny = dict(epochs=1, bs=64, layers=(20, 10), n_estimators=10, k=2, d_block=16, members=3, nets=2, max_epochs=1,
+            n_epochs=1)
+small_tabm = dict(epochs=1, bs=64, lr=.01, wd=.01, k=3, n_blocks=1, d_block=16, dropout=0., bins=0)
+tabm = dict(max_epochs=2, patience=16, bs=64, lr=.002, wd=.0003, k=3, n_blocks=0, d_block=16, dropout=0., bins=8,
+            d_embedding=4)
+single = [o for o in METHODS if not METHODS[o].parts]
 
 
 def need(name):
-    for o in (name, *arms[name].parts):
-        for package in arms[o].needs: pytest.importorskip(package)
+    "Skip where a package of the method is missing, or cannot be imported"
+    for package in {p for o in (name, *METHODS[name].parts) for p in METHODS[o].requires}:
+        if package != 'pytabkit': pytest.importorskip(package)
+        elif contenders.find_spec(package) is None: pytest.skip('needs pytabkit')
 
 
-def fit_arm(name, table, **given):
-    return arms[name].fit(table, 0, 'cpu', None, **arms[name].fixed, **arm_params(name, **given))
+def method(name, **settings):
+    "The method with those `settings` that it has"
+    return Method(name, {k: v for k, v in settings.items() if k in METHODS[name].examples})
+
+
+def fit_arm(name, table, **settings): return method(name, **settings).fit(table, 0, 'cpu')
+
+
+def shared(name, **settings):
+    "Settings of a method that is called `name`, where `settings` are those of all arms"
+    return read_method(name).with_shared(**settings).settings
 
 
 @pytest.fixture
@@ -222,9 +238,9 @@ def test_regrowth_is_zero_where_nothing_grows_back(table):
 @pytest.mark.parametrize('y, error', [
     ('price', lambda p, y: np.sqrt(np.mean((p[:, 0]-y)**2))),
     ('band', lambda p, y: -np.mean(np.log(p[np.arange(len(y)), y])))])
-@pytest.mark.parametrize('fit, kwargs', [(fit_net, quick), (fit_fastai, quick), (fit_tabm, tabm)])
+@pytest.mark.parametrize('fit, kwargs', [(fit_net, quick), (fit_fastai, quick), (fit_small_tabm, small_tabm)])
 def test_the_curve_is_the_error_after_each_epoch(fit, kwargs, y, error):
-    if fit is fit_tabm: pytest.importorskip('tabm')
+    if fit is fit_small_tabm: pytest.importorskip('tabm')
     table, ticks = make_table(y), []
     res = fit(table, 0, 'cpu', lambda: ticks.append(1), **{**kwargs, 'epochs': 2})
     assert len(res['curve']) == len(ticks) == 2 and res['seconds'] > 0
@@ -236,18 +252,18 @@ def test_the_curve_is_the_error_after_each_epoch(fit, kwargs, y, error):
 @pytest.fixture
 def arm_learner(built, table):
     "A function that gives the untrained learner of an arm or a variant"
-    def learner(name, table=table, **given):
-        arm = arms[read_variant(name)[0]]
-        return built(arm.fit, table, **arm.fixed, **arm_params(name, **given))[0]
+    def learner(name, table=table, **settings):
+        found = read_method(name).with_shared(**settings)
+        return built(found.recipe.fit, table, **found.recipe.fixed, **found.settings)[0]
     return learner
 
 
-@pytest.mark.parametrize('name, given, mask, weight_p', [
+@pytest.mark.parametrize('name, settings, mask, weight_p', [
     ('members-dense', {}, 'trainable', 0), ('members-masked', {}, 'trainable', .5),
     ('members-masked', dict(mask='frozen', weight_p=.8), 'frozen', .8),
     ('members-masked,mask=frozen,unit=feature', {}, 'frozen', .5)], ids=str)
-def test_an_arm_with_members_is_a_net_with_members(arm_learner, name, given, mask, weight_p):
-    learn = arm_learner(name, **given)
+def test_an_arm_with_members_is_a_net_with_members(arm_learner, name, settings, mask, weight_p):
+    learn = arm_learner(name, **settings)
     assert learn.model.members == 8 and isinstance(learn.loss_func, MemberLoss)
     assert [o.shape[:2] for o in weights(learn).values()] == [(8, 200), (8, 100)]
     dropped = [float((w == 0).float().mean()) for w in weights(learn).values()]
@@ -280,11 +296,13 @@ def test_a_deep_ensemble_is_the_mean_of_nets_of_its_own_seeds(either):
 
 
 def test_the_members_arms_search_what_nets_search():
-    assert arms['members-dense'].space.keys() == arms['dense'].space.keys()
-    assert arms['members-masked'].space.keys() == arms['frozen'].space.keys() | {'mask'}
-    ensemble = arms['deep-ensemble']
-    assert ensemble.like == 'dense' and not ensemble.space
-    assert ensemble.params.keys() == arms['dense'].params.keys() | {'nets'}
+    assert METHODS['members-dense'].space.keys() == METHODS['dense'].space.keys()
+    assert METHODS['members-masked'].space.keys() == METHODS['frozen'].space.keys() | {'mask'}
+    ensemble = METHODS['deep-ensemble']
+    assert ensemble.searched_as == 'dense' and not ensemble.space and not Method('deep-ensemble').searchable
+    assert ensemble.settings.keys() == METHODS['dense'].settings.keys() | {'nets'}
+    found = Method('deep-ensemble', dict(lr=.5)).with_shared(epochs=3).searched_as
+    assert found == Method('dense').with_shared(epochs=3) and Method('dense').searched_as is None
 
 
 # --- The learner's defaults ---
@@ -292,7 +310,7 @@ def test_the_members_arms_search_what_nets_search():
 @pytest.fixture
 def default(built):
     "A function that gives the untrained learner of the arm or a variant of it, and what it would train with"
-    return lambda name='default', table=make_table(n=12_100): fit_default(table, 3, 'cpu', **arm_params(name))
+    return lambda name='default', table=make_table(n=12_100): fit_default(table, 3, 'cpu', **read_method(name).settings)
 
 
 def described(learn, epochs, lr, wd):
@@ -321,9 +339,9 @@ def test_the_default_arm_is_the_learner_with_its_defaults(default):
 
 
 def test_the_default_arm_says_what_the_defaults_are(default):
-    arm = arms['default']
+    recipe = METHODS['default']
     found = described(*default())
-    assert {k: found[k] for k in arm.settings} == {**arm.params, **arm.also} and not arm.space
+    assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise} and not recipe.space
 
 
 variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
@@ -338,13 +356,13 @@ def test_a_variant_of_the_default_arm_changes_what_it_names(default, k, v):
 
 
 def test_every_setting_of_the_default_arm_is_varied_above():
-    assert {*arms['default'].settings} == {k for k, _ in variants}
+    assert METHODS['default'].examples.keys() == {k for k, _ in variants}
 
 
 @pytest.mark.parametrize('name', ['default', 'default,mask=resampled', 'default,members=1', 'default,mask=frozen'])
 def test_a_fit_of_the_default_arm(name, either):
-    fit = lambda seed: fit_default(either, seed, 'cpu', **arm_params(name, epochs=2, bs=64, layers=(20, 10)))
-    (a, b, c), n_out = (fit(seed) for seed in (1, 1, 2)), 3 if either.classes else 1
+    fit = read_method(name).with_shared(epochs=2, bs=64, layers=(20, 10)).fit
+    (a, b, c), n_out = (fit(either, seed, 'cpu') for seed in (1, 1, 2)), 3 if either.classes else 1
     assert np.array_equal(a['pred'], b['pred']) and not np.allclose(a['pred'], c['pred'], atol=1e-4)
     assert a['pred'].shape == (40, n_out) and np.isfinite(a['pred']).all() and len(a['curve']) == 2
     if either.classes: assert np.allclose(a['pred'].sum(1), 1, atol=1e-5)
@@ -357,7 +375,7 @@ def test_the_default_arm_of_classes(default):
 
 def test_the_default_arm_answers_in_the_units_of_the_target():
     table = make_table(df=make_df(200).assign(price=lambda d: 3e6 + 1e6*d.price))
-    pred = fit_default(table, 0, 'cpu', **arm_params('default', epochs=1, layers=(20, 10)))['pred']
+    pred = fit_arm('default', table, epochs=1, layers=(20, 10))['pred']
     assert abs(pred.mean()-3e6) < 5e5
 
 
@@ -367,21 +385,21 @@ def test_the_default_arm_answers_in_the_units_of_the_target():
     ('default,loader=fast', "loader='fast' is unknown"), ('default,rescale=False', "has no setting 'rescale'"),
     ('default,weight_p=1', 'weight_p=1 is not the fraction'), ('default,layers=20', r'layers=20: give a value such')])
 def test_bad_variants_of_the_default_arm(name, match):
-    with pytest.raises(ValueError, match=match): arm_params(name)
+    with pytest.raises(ValueError, match=match): read_method(name)
 
 
-# --- TabM ---
+# --- TabM, small ---
 
 @pytest.fixture
 def members(built, either):
-    "An untrained TabM, a batch, and its members' answers"
+    "An untrained TabM, a batch, and its members' outputs"
     pytest.importorskip('tabm')
-    learn = built(fit=lambda *a, **k: fit_tabm(*a, **tabm), table=either)[0]
+    learn = built(fit=lambda *a, **k: fit_small_tabm(*a, **small_tabm), table=either)[0]
     *xs, y = learn.dls.valid.one_batch()
     return learn, xs, y, learn.model.train()(*xs).detach()
 
 
-def test_tabm_predicts_the_mean_of_its_members(members, either):
+def test_small_tabm_predicts_the_mean_of_its_members(members, either):
     learn, xs, _, several = members
     assert several.shape == (40, 3, 3 if either.classes else 1) and several.std(1).min() > 0
     with torch.no_grad(): one = learn.model.eval()(*xs)
@@ -389,7 +407,7 @@ def test_tabm_predicts_the_mean_of_its_members(members, either):
     assert torch.allclose(one, expected, atol=1e-5)
 
 
-def test_tabm_trains_by_the_mean_of_the_losses(members, either):
+def test_small_tabm_trains_by_the_mean_of_the_losses(members, either):
     learn, _, y, several = members
     losses = [F.cross_entropy(o, y[:, 0].long()) if either.classes else F.mse_loss(o, y) for o in several.unbind(1)]
     loss = learn.loss_func(several, y)
@@ -397,22 +415,176 @@ def test_tabm_trains_by_the_mean_of_the_losses(members, either):
     assert not torch.isclose(loss, learn.loss_func(several.mean(1), y), rtol=1e-3)
 
 
-def test_tabm_standardizes_its_target(built, table):
+def test_small_tabm_standardizes_its_target(built, table):
     pytest.importorskip('tabm')
     y = table.targets(table.train_idx)
     scaled = replace(table, df=table.df.assign(price=1000+5*table.df.price))
     for o, mean, std in ((table, y.mean(), y.std()), (scaled, 1000+5*y.mean(), 5*y.std())):
-        model = fit_tabm(o, 0, 'cpu', **tabm)[0].model
+        model = fit_small_tabm(o, 0, 'cpu', **small_tabm)[0].model
         assert (model.mean, model.std) == pytest.approx((mean, std), rel=1e-4)
-    assert abs(fit_tabm(scaled, 0, 'cpu', **tabm)[0].get_preds()[0].mean()-1000) < 50
+    assert abs(fit_small_tabm(scaled, 0, 'cpu', **small_tabm)[0].get_preds()[0].mean()-1000) < 50
 
 
 @pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=2), dict(d_block=8), dict(dropout=.5), dict(bins=4),
                                     dict(epochs=2), dict(lr=.03)], ids=str)
+def test_each_setting_of_small_tabm_has_an_effect(table, change):
+    pytest.importorskip('tabm')
+    a, b = (fit_small_tabm(table, 0, 'cpu', **{**small_tabm, **o})['pred'] for o in ({}, change))
+    assert not np.allclose(a, b, atol=1e-6)
+
+
+# --- TabM as its authors recommend it ---
+
+def test_tabm_is_what_its_authors_recommend(monkeypatch):
+    pytest.importorskip('tabm')
+    seen = {}
+    def until_best(net, train, error, *rule): return seen.update(net=net, rule=rule) or dict(best_epoch=1, last_epoch=1)
+    def adamw(params, **kwargs): return seen.update(kwargs)
+    monkeypatch.setattr(contenders, '_until_best', until_best)
+    monkeypatch.setattr(torch.optim, 'AdamW', adamw)
+    Method('tabm').fit(make_table(n=400), 0, 'cpu')
+    net, emb = seen['net'], seen['net'].num_module
+    assert (seen['lr'], seen['weight_decay'], seen['rule']) == (.002, .0003, (1000, 16))
+    assert net.k == 32 and net.backbone.get_original_output_shape() == (512,) and len(net.backbone.blocks) == 2
+    assert type(emb).__name__ == 'PiecewiseLinearEmbeddings' and emb.linear.weight.shape[1:] == (48, 16)
+    assert emb.activation is None and emb.linear0 is not None
+    assert type(net.cat_module).__name__ == '_OneHotEncoding'
+
+
+def test_tabm_without_numbers_is_deeper_as_its_authors_have_it(monkeypatch):
+    pytest.importorskip('tabm')
+    nets, real = [], contenders._tabm_net
+    monkeypatch.setattr(contenders, '_tabm_net', lambda *a, **k: nets.append(real(*a, **k)) or nets[-1])
+    table = replace(make_table(), cont_names=[])
+    for wanted in (table, replace(make_table(), cat_names=[]), make_table(df=make_df(200).assign(size=1.))):
+        assert np.isfinite(fit_tabm(wanted, 0, 'cpu', **tabm)['pred']).all()
+    assert [len(o.backbone.blocks) for o in nets] == [3, 2, 2] and nets[0].num_module is None
+    assert nets[1].cat_module is None and nets[2].num_module.get_output_shape() == (1, 4)
+
+
+def test_tabm_stops_once_it_has_not_become_better_for_longer_than_its_patience():
+    net, errors, epochs = torch.nn.Linear(1, 1), iter([5, 4, 3, 3, 4, 3.5, 9, 1]), []
+    def train():
+        epochs.append(1)
+        torch.nn.init.constant_(net.weight, len(epochs))
+    found = contenders._until_best(net, train, lambda: next(errors), 100, 2)
+    assert found == dict(best_epoch=3, last_epoch=6) and net.weight.item() == 3
+    assert contenders._until_best(net, train, lambda: float('nan'), 100, 2) == dict(best_epoch=0, last_epoch=3)
+    assert contenders._until_best(net, train, iter([3, 2, 1]).__next__, 2, 9) == dict(best_epoch=2, last_epoch=2)
+
+
+def test_tabm_learns_and_the_rows_that_it_holds_out_are_not_the_test_rows(either):
+    pytest.importorskip('tabm')
+    *_, kept, held = contenders._tabm_inputs(either, 3, 'cpu')
+    assert len(held) == 32 and sorted([*kept, *held]) == list(range(160))
+    fit = fit_tabm(either, 3, 'cpu', **{**tabm, 'max_epochs': 40, 'd_block': 64, 'bs': 32})
+    pred, y = fit['pred'], either.targets(either.test_idx)
+    if either.classes: assert np.mean(pred.argmax(1) == y) > np.bincount(y).max()/len(y)
+    else: assert np.mean((pred[:, 0]-y)**2) < .7*np.var(y)
+    assert 1 <= fit['best_epoch'] <= fit['last_epoch'] <= 40 and 'curve' not in fit
+
+
+def test_tabm_trains_by_the_mean_of_the_k_losses(either, monkeypatch):
+    pytest.importorskip('tabm')
+    seen, name = [], 'cross_entropy' if either.classes else 'mse_loss'
+    real = getattr(F, name)
+    monkeypatch.setattr(F, name, lambda out, y: seen.append((out, y)) or real(out, y))
+    fit_tabm(either, 0, 'cpu', **{**tabm, 'max_epochs': 1})
+    out, y = seen[0]
+    assert len(out) == len(y) == 64*3 and torch.equal(y.view(64, 3), y.view(64, 3)[:, :1].expand(64, 3))
+    assert out.detach().view(64, 3, -1).std(1).max() > 0
+
+
+def test_tabm_answers_in_the_units_of_the_target():
+    pytest.importorskip('tabm')
+    pred = fit_tabm(make_table(df=make_df(200).assign(price=lambda d: 3e6 + 1e6*d.price)), 0, 'cpu', **tabm)['pred']
+    assert abs(pred.mean()-3e6) < 1e6 and pred.shape == (40, 1)
+
+
+@pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=1), dict(d_block=8), dict(dropout=.5), dict(bins=0),
+                                    dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32)], ids=str)
 def test_each_setting_of_tabm_has_an_effect(table, change):
     pytest.importorskip('tabm')
     a, b = (fit_tabm(table, 0, 'cpu', **{**tabm, **o})['pred'] for o in ({}, change))
     assert not np.allclose(a, b, atol=1e-6)
+
+
+# --- RealMLP ---
+
+@pytest.fixture
+def realmlp(monkeypatch):
+    "What `pytabkit`'s estimators are made with"
+    need('realmlp')
+    pytabkit, seen = contenders._import_pytabkit(), []
+    for kind in ('Regressor', 'Classifier'):
+        cls = getattr(pytabkit, f'RealMLP_TD_{kind}')
+        made = lambda cls=cls, **kwargs: seen.append(dict(kwargs, cls=cls.__name__)) or cls(**kwargs)
+        monkeypatch.setattr(pytabkit, f'RealMLP_TD_{kind}', made)
+    return seen
+
+
+def test_realmlp_is_what_its_authors_recommend(realmlp, either):
+    fit_arm('realmlp', either, n_epochs=1, hidden_sizes=(8, 8))
+    log_loss = dict(val_metric_name='cross_entropy', use_ls=False) if either.classes else {}
+    assert realmlp == [dict(
+        device='cpu', random_state=0, n_threads=torch.get_num_threads(), verbosity=0, n_epochs=1, batch_size=256,
+        hidden_sizes=[8, 8], cls=f"RealMLP_TD_{'Classifier' if log_loss else 'Regressor'}", **log_loss)]
+    assert METHODS['realmlp'].settings == dict(n_epochs=256, batch_size=256)
+
+
+@pytest.mark.parametrize('y_name', ['price', 'band'])
+def test_realmlp_learns_and_seeds_repeat(realmlp, y_name):
+    table = make_table(y_name, n=800)
+    a, b, c = (Method('realmlp', dict(n_epochs=20)).fit(table, o, 'cpu')['pred'] for o in (1, 1, 2))
+    y = table.targets(table.test_idx)
+    assert np.array_equal(a, b) and not np.allclose(a, c)
+    if table.classes: assert np.mean(a.argmax(1) == y) > np.bincount(y).max()/len(y)
+    else: assert np.mean((a[:, 0]-y)**2) < .7*np.var(y)
+
+
+def test_realmlp_is_told_which_columns_are_categories(realmlp, monkeypatch):
+    import pytabkit
+    seen, cls = {}, pytabkit.models.sklearn.sklearn_interfaces.AlgInterfaceRegressor
+    real = cls.fit
+    monkeypatch.setattr(cls, 'fit', lambda self, *a, **k: seen.update(k) or real(self, *a, **k))
+    fit_arm('realmlp', make_table(), n_epochs=1)
+    assert seen == dict(cat_col_names=[0, 1])
+    for table in (replace(make_table(), cont_names=[]), replace(make_table(), cat_names=[])):
+        assert np.isfinite(fit_arm('realmlp', table, n_epochs=1)['pred']).all()
+
+
+def test_realmlp_fits_categories_with_gaps():
+    need('realmlp')
+    df = make_df(200)
+    df.loc[df.index % 7 == 0, 'shop'] = None
+    assert np.isfinite(fit_arm('realmlp', make_table(df=df), n_epochs=1)['pred']).all()
+
+
+def test_realmlp_says_nothing_and_leaves_no_files(tmp_path, monkeypatch, capfd, recwarn):
+    need('realmlp')
+    monkeypatch.chdir(tmp_path)
+    threads, loaded = torch.get_num_threads(), 'torchvision' in sys.modules
+    fit_arm('realmlp', make_table('band'), n_epochs=2)
+    assert capfd.readouterr() == ('', '') and not recwarn.list and not list(tmp_path.iterdir())
+    assert torch.get_num_threads() == threads and sys.modules.get('torchvision', 'absent') is not None
+
+
+def test_a_package_that_is_hidden_looks_absent(monkeypatch):
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+    with contenders._hidden('tabm'):
+        assert find_spec('tabm') is None and version('fastai')
+        with pytest.raises(PackageNotFoundError): version('tabm')
+    assert 'tabm' not in sys.modules or sys.modules['tabm'] is not None
+
+
+def test_ctrl_c_stays_what_it_is_where_lightning_makes_an_exit_of_it():
+    import signal
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), contenders._lightning():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(1)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 # --- Trees ---
@@ -424,9 +596,9 @@ def fake(monkeypatch):
     class Fake:
         def __init__(self, **kwargs): seen['init'] = kwargs
         def fit(self, x, y, **kwargs): seen.update(x=x, y=y, fit=kwargs)
-        def predict(self, x): return np.zeros(len(x))
+        def predict(self, x): return np.zeros(len(seen.setdefault('test', x)))
         def predict_proba(self, x): return np.full((len(x), 3), 1/3)
-    fakes = {o: type(o, (Fake,), {}) for o in ('FakeRegressor', 'FakeClassifier', 'CatBoostRegressor')}
+    fakes = {o: type(o, (Fake,), {}) for o in ('FakeRegressor', 'FakeClassifier', 'CatBoostRegressor', 'XGBRegressor')}
     monkeypatch.setitem(sys.modules, 'fake_trees', SimpleNamespace(**fakes))
     return seen
 
@@ -450,15 +622,33 @@ def test_trees_see_the_training_rows(fake, either):
 @pytest.mark.parametrize('native', [True, False])
 def test_native_tells_which_columns_are_categories(table, monkeypatch, name, key, native):
     need(name)
-    fixed, seen = arms[name].fixed, []
+    fixed, seen = METHODS[name].fixed, []
     cls = getattr(sys.modules[fixed['package']], f"{fixed['stem']}Regressor")
     real = cls.fit
     monkeypatch.setattr(cls, 'fit', lambda self, *a, **k: seen.append(k) or real(self, *a, **k))
-    pred = fit_arm(name, table, n_estimators=10, native=key if native else '')['pred']
+    pred = fit_arm(name, table, n_estimators=10, native=native)['pred']
     assert seen == [{key: [0, 1]} if native else {}] and np.isfinite(pred).all()
 
 
-@pytest.mark.parametrize('name', [o for o in single if arms[o].fit is fit_trees])
+@pytest.mark.parametrize('native', [True, False])
+def test_xgboost_reads_which_columns_are_categories_from_their_type(table, fake, monkeypatch, native):
+    fit_trees(table, 0, package='fake_trees', stem='XGB', native=native)
+    assert [isinstance(o, pd.CategoricalDtype) for o in fake['x'].dtypes] == [native, native, False, False]
+    assert fake['init'].get('enable_categorical', False) == native and fake['fit'] == {}
+    if native: assert fake['test'].dtypes.equals(fake['x'].dtypes) and len(fake['x'][0].cat.categories) == 7
+
+
+@pytest.mark.parametrize('name', ['xgb', 'lgbm', 'catboost'])
+def test_native_categories_split_where_codes_cannot(name):
+    need(name)
+    df = make_df(600)
+    df['price'] = df.shop.isin(['a', 'c', 'e']).astype(float)
+    table = make_table(df=df, n=600)
+    native, codes = (fit_arm(name, table, n_estimators=1, learning_rate=1., native=o)['pred'] for o in (True, False))
+    assert not np.allclose(native, codes)
+
+
+@pytest.mark.parametrize('name', [o for o in single if METHODS[o].fit is fit_trees])
 def test_trees_learn(name, either):
     need(name)
     pred, y = fit_arm(name, either, n_estimators=50)['pred'], either.targets(either.test_idx)
@@ -474,56 +664,134 @@ def test_every_arm_runs(name, either):
     fit = fit_arm(name, either, **tiny)
     assert fit['pred'].shape == (40, 3 if either.classes else 1) and np.isfinite(fit['pred']).all()
     if either.classes: assert np.allclose(fit['pred'].sum(1), 1, atol=1e-5) and fit['pred'].min() >= 0
-    has_curve = 'epochs' in arms[name].params and name != 'deep-ensemble'
+    has_curve = 'epochs' in METHODS[name].settings and name != 'deep-ensemble'
+    assert fit['pred'].dtype == np.float32
     assert fit['seconds'] > 0 and ('curve' in fit) == has_curve
 
 
 @pytest.mark.parametrize('name', single)
 def test_drawn_settings_can_be_run(name, table):
     need(name)
-    for params in draw_settings(name, 4, **tiny)[1:]:
-        assert json.loads(json.dumps(params)).keys() == params.keys()
-        pred = arms[name].fit(table, 0, 'cpu', None, **arms[name].fixed, **params)['pred']
-        assert np.isfinite(pred).all()
+    for i in (1, 2, 3):
+        drawn = method(name, **tiny).draw(i)
+        assert json.loads(json.dumps(drawn.settings)).keys() == drawn.settings.keys()
+        assert np.isfinite(drawn.fit(table, 0, 'cpu')['pred']).all()
 
 
-def test_every_setting_to_search_is_one_that_the_arm_has_and_its_own_is_not_the_only_one():
-    for name, arm in arms.items():
+def test_every_setting_to_search_is_one_that_the_method_has_and_its_own_is_not_the_only_one():
+    for name, arm in METHODS.items():
         assert not set(arm.space) & set(arm.fixed), name
         assert all(len(set(map(str, v))) == len(v) > 1 for v in arm.space.values()), name
-        assert set(arm.space) <= set(arm.settings) and set(arm.params) <= set(arm.settings)
+        assert {*arm.space, *arm.settings, *arm.otherwise} == {*arm.examples}
 
 
 def test_nets_share_their_space():
     for name in ('dropout', 'scaled', 'trainable', 'frozen'):
-        assert arms['dense'].space.items() <= arms[name].space.items()
-    assert arms['fastai'].space.items() <= arms['dense'].space.items()
-    assert arms['trainable'].space == arms['frozen'].space and arms['trainable'].params == arms['frozen'].params
+        assert METHODS['dense'].space.items() <= METHODS[name].space.items()
+    assert METHODS['fastai'].space.items() <= METHODS['dense'].space.items()
+    assert METHODS['trainable'].space == METHODS['frozen'].space and METHODS['trainable'].settings == METHODS['frozen'].settings
 
 
 @pytest.mark.parametrize('text, value', [
     ('0.8', .8), ('3', 3), ('(200,100)', (200, 100)), ('[20, 10]', [20, 10]), ('feature', 'feature'),
     ('None', None), ("''", ''), ('1e-3', .001), ('a b', 'a b')])
 def test_read_value(text, value):
-    found = read_value(text)
+    found = _read_value(text)
     assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('dense', ('dense', {})), ('trainable,weight_p=0.8', ('trainable', dict(weight_p=.8))),
-    ('frozen,layers=(50,20),unit=feature,lr=1e-3', ('frozen', dict(layers=(50, 20), unit='feature', lr=.001))),
-    ('rf,max_features=sqrt', ('rf', dict(max_features='sqrt')))])
-def test_read_variant(name, expected): assert read_variant(name) == expected
+@pytest.mark.parametrize('value', [.8, 1e-5, 3, True, (200, 100), (5,), 'feature', '', '3', 'None', 'a b'])
+def test_the_text_of_a_value_is_read_as_the_value(value):
+    found = _read_value(_text(value))
+    assert found == value and type(found) is type(value)
 
 
-def test_a_variants_own_settings_come_first_then_those_given_then_the_arms():
-    assert arm_params('trainable,lr=.5', lr=.1, wd=.2, n_estimators=5, nothing=1) == {
-        **arms['trainable'].params, 'lr': .5, 'wd': .2}
-    assert arm_params('rf', lr=.1) == arms['rf'].params
-    assert arms['trainable'].params['lr'] == .01
+@pytest.mark.parametrize('text, name, changed', [
+    ('dense', 'dense', {}), ('trainable,weight_p=0.8', 'trainable', dict(weight_p=.8)),
+    ('frozen,layers=(50,20),unit=feature,lr=0.001', 'frozen', dict(layers=(50, 20), unit='feature', lr=.001)),
+    ('rf,max_features=sqrt', 'rf', dict(max_features='sqrt')), ('default,y_scale=False', 'default', dict(y_scale=False)),
+    ('trainable,wd=0,l1=1e-05', 'trainable', dict(wd=0, l1=1e-5))])
+def test_read_method(text, name, changed):
+    found = read_method(text)
+    assert (found.name, found.changed, found.label) == (name, changed, text)
+    assert found == Method(name, changed) and hash(found) == hash(Method(name, changed))
+    assert found.settings == {**METHODS[name].settings, **changed}
 
 
-@pytest.mark.parametrize('name, given, match', [
+def test_one_label_for_all_ways_to_write_a_setting():
+    for text in ('dense,lr=1e-3,layers=[50,20]', 'dense,lr=.001,layers=(50, 20)'):
+        assert read_method(text).label == 'dense,lr=0.001,layers=(50,20)'
+    assert Method('dense', dict(lr=np.float64(.001), bs=np.int64(64))).label == 'dense,lr=0.001,bs=64'
+
+
+@pytest.mark.parametrize('text', ['wd', 'wd=', '=3', 'a b=3', ''])
+def test_what_is_no_setting(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='write name=value, such as wd=0.1'): read_setting(text)
+    assert read_setting('layers=(200,100)') == ('layers', (200, 100)) and read_setting('a=b=c') == ('a', 'b=c')
+
+
+def test_a_variants_own_settings_come_first_then_the_shared_ones_then_the_methods():
+    given = dict(lr=.1, wd=.2, n_estimators=5, nothing=1)
+    assert shared('trainable,lr=.5', **given) == {**METHODS['trainable'].settings, 'lr': .5, 'wd': .2}
+    assert shared('rf', lr=.1) == METHODS['rf'].settings
+    assert METHODS['trainable'].settings['lr'] == .01
+    again = read_method('trainable,lr=.5').with_shared(wd=.2).with_shared(epochs=3, lr=.1)
+    assert (again.settings['wd'], again.settings['epochs'], again.settings['lr']) == (.2, 3, .5)
+    assert again.label == 'trainable,lr=0.5' and again != Method('trainable', dict(lr=.5))
+
+
+def test_a_blend_hands_shared_settings_to_its_parts():
+    need('blend')
+    blend = Method('blend').with_shared(lr=.1, n_estimators=5)
+    assert [o.label for o in blend.parts] == ['rf', 'et', 'xgb', 'fastai'] and blend.settings == {}
+    assert [o.settings.get('n_estimators') for o in blend.parts] == [5, 5, 5, None]
+    assert blend.parts[3].settings['lr'] == .1 and Method('blend').parts[3].settings['lr'] == .01
+    assert blend.takes >= {'lr', 'n_estimators'} and blend.requires == ('xgboost',) and blend.n_ticks == 1
+    assert not blend.searchable and blend != Method('blend')
+
+
+def test_a_blend_is_the_mean_of_its_parts(table):
+    need('blend')
+    blend = Method('blend').with_shared(**tiny)
+    fits = [o.fit(table, 2, 'cpu') for o in blend.parts]
+    found = blend.combine(fits)
+    assert np.allclose(found['pred'], np.mean([o['pred'] for o in fits], axis=0)) and found['pred'].shape == (40, 1)
+    assert found['seconds'] == sum(o['seconds'] for o in fits)
+    with pytest.raises(ValueError, match="'blend' is the mean of rf, et, xgb, fastai: fit those"): blend.fit(table, 2)
+
+
+@pytest.mark.parametrize('name', [o for o in METHODS if METHODS[o].authors])
+def test_settings_for_all_arms_leave_alone_what_follows_its_authors(name):
+    need(name)
+    recipe = METHODS[name]
+    everything = {k: v for k, v in recipe.examples.items()} | dict(lr=.5, wd=.5, bs=7, epochs=2)
+    assert Method(name).with_shared(**everything) == Method(name) and Method(name).takes == set()
+    drawn, free = (Method(name).draw(3, fixed) for fixed in (everything, ()))
+    assert drawn == free != Method(name) and Method(name, dict(lr=.5)).settings['lr'] == .5
+
+
+@pytest.mark.parametrize('name, n', [('dense', 8), ('rf', 1), ('deep-ensemble', 64), ('default', 8), ('tabm', 1),
+                                     ('deep-ensemble,nets=2,epochs=3', 6), ('realmlp', 1)])
+def test_n_ticks(name, n):
+    need(name.split(',')[0])
+    assert read_method(name).n_ticks == n
+
+
+@pytest.mark.parametrize('name', single)
+def test_a_fit_ticks_as_often_as_it_says(name, table):
+    need(name)
+    found, ticks = method(name, **{**tiny, 'epochs': 2}), []
+    found.fit(table, 0, 'cpu', lambda: ticks.append(1))
+    assert len(ticks) == found.n_ticks
+
+
+def test_methods_survive_pickling_and_say_what_they_are():
+    found = pickle.loads(pickle.dumps(read_method('trainable,weight_p=0.8').with_shared(epochs=3)))
+    assert found == read_method('trainable,weight_p=0.8').with_shared(epochs=3) and len({found, found}) == 1
+    assert repr(found).startswith('Method trainable,weight_p=0.8 (epochs=3, bs=256,') and found != 'trainable'
+
+
+@pytest.mark.parametrize('name, settings, match', [
     ('rf2', {}, "arm='rf2' is unknown: choose one of 'fastai', 'dense'"), ('', {}, "arm='' is unknown"),
     ('dense,wd', {}, "arm='dense,wd' is unknown"),
     ('rf,epochs=3', {}, "'rf,epochs=3': 'rf' has no setting 'epochs': choose some of 'n_estimators'"),
@@ -535,58 +803,68 @@ def test_a_variants_own_settings_come_first_then_those_given_then_the_arms():
     ('deep-ensemble,nets=0', {}, 'nets=0: give at least 1'), ('deep-ensemble,members=2', {}, "no setting 'members'"),
     ('members-masked,mask=froze', {}, "mask='froze' is unknown"), ('members-dense,mask=frozen', {}, "setting 'mask'"),
     ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
-    ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: ')])
-def test_what_cannot_be(name, given, match):
-    with pytest.raises(ValueError, match=match): arm_params(name, **given)
+    ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: '),
+    ('lgbm,native=cat', {}, "native='cat': give a value such as"), ('catboost,native=1', {}, 'native=1: give a value'),
+    ('tabm,max_epochs=0', {}, 'max_epochs=0: give at least 1'), ('realmlp,n_epochs=0', {}, 'n_epochs=0: give at least'),
+    ('tabm,epochs=3', {}, "'tabm' has no setting 'epochs'"), ('realmlp,hidden_sizes=64', {}, 'hidden_sizes=64: give')])
+def test_what_cannot_be(name, settings, match):
+    if name.split(',')[0] in METHODS: need(name.split(',')[0])
+    with pytest.raises(ValueError, match=match): read_method(name).with_shared(**settings)
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(contenders, 'find_spec', lambda o: None)
     for name, package in (('xgb,max_depth=4', 'xgboost'), ('lgbm', 'lightgbm'), ('catboost', 'catboost'),
-                          ('tabm', 'tabm'), ('blend', 'xgboost')):
+                          ('tabm', 'tabm'), ('realmlp', 'pytabkit'), ('blend', 'xgboost')):
         with pytest.raises(ValueError, match=rf"needs {package}, .* pip install 'dropconnect_tab\[bench\]'"):
-            arm_params(name)
-    for name in ('dense', 'rf', 'fastai'): arm_params(name)
+            read_method(name)
+    for name in ('dense', 'rf', 'fastai'): read_method(name)
 
 
 @pytest.fixture
 def all_installed(monkeypatch): monkeypatch.setattr(contenders, 'find_spec', lambda o: True)
 
 
+def draws(name, n, **settings):
+    "Settings of the first `n` trials, with `settings` for all arms"
+    found = read_method(name).with_shared(**settings)
+    return [found.draw(i, tuple(settings)).settings for i in range(n)]
+
+
 def test_the_first_draw_is_the_arms_own(all_installed):
-    for name in arms: assert draw_settings(name, 1) == [arm_params(name)]
-    name, given = 'rf,min_samples_leaf=9', dict(n_estimators=7)
-    assert draw_settings(name, 1, **given) == [arm_params(name, **given)]
+    for name in METHODS: assert Method(name).draw(0) == Method(name)
+    assert draws('rf,min_samples_leaf=9', 1, n_estimators=7) == [shared('rf,min_samples_leaf=9', n_estimators=7)]
 
 
-def test_the_first_draws_are_the_same_for_any_number_and_always():
-    assert draw_settings('frozen', 3) == draw_settings('frozen', 9)[:3]
-    drawn = draw_settings('frozen', 30)
-    assert len({str(o) for o in drawn}) > 25
+def test_draws_are_always_the_same_and_keep_the_label():
+    assert draws('frozen', 9) == draws('frozen', 9)
+    assert len({str(o) for o in draws('frozen', 30)}) > 25
+    assert read_method('frozen,lr=.5').draw(3).label == 'frozen,lr=0.5'
 
 
 def test_draws_are_values_of_the_space(all_installed):
-    for name, arm in arms.items():
-        drawn = draw_settings(name, 100)
+    for name, arm in METHODS.items():
+        drawn = draws(name, 100)
         for k, values in arm.space.items():
             assert {o[k] for o in drawn[1:]} == set(values), (name, k)
-        assert all(o[k] == v for o in drawn for k, v in arm.params.items() if k not in arm.space)
+        assert all(o[k] == v for o in drawn for k, v in arm.settings.items() if k not in arm.space)
 
 
 def test_a_trial_has_the_same_shared_settings_in_all_arms(all_installed):
-    drawn = {o: draw_settings(o, 20)[1:] for o in arms}
+    drawn = {o: draws(o, 20)[1:] for o in METHODS}
     nets = ['dense', 'dropout', 'scaled', 'trainable', 'frozen']
-    for keys, names in ((('epochs', 'bs', 'wd'), [*nets, 'fastai', 'tabm']), (('lr',), [*nets, 'fastai']),
+    for keys, names in ((('epochs', 'bs', 'wd'), [*nets, 'fastai', 'tabm-small']), (('lr',), [*nets, 'fastai']),
                         (('layers',), nets), (('weight_p', 'unit'), ['trainable', 'frozen']),
-                        (('max_features', 'min_samples_leaf'), ['rf', 'et']), (('n_estimators',), ['xgb', 'lgbm'])):
+                        (('max_features', 'min_samples_leaf'), ['rf', 'et']), (('n_estimators',), ['xgb', 'lgbm']),
+                        (('native',), ['xgb', 'lgbm', 'catboost'])):
         for k in keys:
             assert len({str([o[k] for o in drawn[n]]) for n in names}) == 1, k
 
 
-def test_settings_that_are_given_or_the_variants_are_not_drawn():
-    drawn = draw_settings('trainable,weight_p=0.35', 20, lr=.5, n_estimators=3)
+def test_settings_that_are_shared_or_the_variants_are_not_drawn():
+    drawn = draws('trainable,weight_p=0.35', 20, lr=.5, n_estimators=3)
     assert all(o['weight_p'] == .35 and o['lr'] == .5 and 'n_estimators' not in o for o in drawn)
     assert len({o['wd'] for o in drawn}) > 2
-    free = draw_settings('trainable', 20)
+    free = draws('trainable', 20)
     assert [o['wd'] for o in drawn] == [o['wd'] for o in free], "what is fixed does not change the other draws"
-    with pytest.raises(ValueError, match='weight_p=2'): draw_settings('frozen', 2, weight_p=2)
+    with pytest.raises(ValueError, match='weight_p=2'): draws('frozen', 2, weight_p=2)

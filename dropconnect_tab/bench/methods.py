@@ -6,16 +6,20 @@
 __all__ = ['METHODS', 'y_limits', 'Recipe', 'Method', 'read_method', 'read_setting']
 
 # %% ../../nbs/bench/04_methods.ipynb #94b2ec08
-import argparse, ast, re, time
-from copy import copy
+import argparse, ast, importlib.metadata, logging, re, signal, sys, time, warnings
+from contextlib import contextmanager
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Integral, Real
+from unittest import mock
 from zlib import crc32
 
 from fastai.tabular.all import *
+from sklearn.preprocessing import QuantileTransformer
+from torch.nn import functional as F
 
 import dropconnect_tab.interpret
 from .tables import Table, _tabular, table_dls
@@ -160,6 +164,13 @@ def fit_default(
     learn = dropconnect_learner(table_dls(table, bs, device, loader), **drawn_once, **kwargs)
     return _fit(learn, table, epochs, learn.lr, learn.wd, tick)
 
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d11
+def _frames(table):
+    "Codes and numbers of the training rows and of the test rows, columns named 0, 1, ...: the categories come first, and their sizes last"
+    to = _tabular(table, [Categorify,FillMissing])
+    frames = [pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid)]
+    return *frames,[len(to.classes[o]) for o in to.cat_names]
+
 # %% ../../nbs/bench/04_methods.ipynb #d4fb7ca0
 class _TabMNet(nn.Module):
     "`TabM` for fastai's batches: rows × k × outputs in training, their mean over k otherwise"
@@ -199,13 +210,160 @@ def fit_small_tabm(
     learn = TabularLearner(dls, net, loss_func=MemberLoss(task['loss_func']))
     return _fit(learn, table, epochs, lr, wd, tick)
 
-# %% ../../nbs/bench/04_methods.ipynb #18ac4a43
-def _frames(table):
-    "Codes and numbers of the training rows and of the test rows, columns named 0, 1, ...: the categories come first"
-    to = _tabular(table, [Categorify,FillMissing])
-    frames = [pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid)]
-    return *frames,[len(to.classes[o]) for o in to.cat_names]
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d02
+def _quantiles(x):
+    "A function that makes columns normal by the quantiles of `x` (rows × columns)"
+    if not x.shape[1]: return noop
+    noise = np.random.default_rng(0).normal(0, 1e-5, x.shape).astype(x.dtype)  # parts values that occur often
+    n_quantiles = min(max(min(len(x)//30, 1000), 10), len(x))
+    return QuantileTransformer(n_quantiles=n_quantiles, output_distribution='normal', subsample=10**9).fit(x+noise).transform
 
+def _tabm_inputs(table, seed, device):
+    "Numbers and codes (None where there are none) of the rows to train on, of those held out, and of the test rows"
+    train,test,sizes = _frames(table)
+    held,kept = np.split(np.random.default_rng(seed).permutation(len(train)), [round(.2*len(train))])
+    frames,cats,conts = [train.iloc[kept],train.iloc[held],test],range(len(sizes)),range(len(sizes), train.shape[1])
+    nums = [o[conts].to_numpy(np.float32) for o in frames]
+    to_normal = _quantiles(nums[0])
+    nums = [to_normal(o) for o in nums]
+    varied = np.ptp(nums[0], axis=0) > 0  # a column of one value has no bins
+    def tensor(o, dtype): return torch.tensor(o, dtype=dtype, device=device) if o.shape[1] else None
+    inputs = [(tensor(num[:,varied], torch.float), tensor(o[cats].to_numpy(), torch.long)) for num,o in zip(nums, frames)]
+    return inputs,sizes,kept,held
+
+def _tabm_net(num, sizes, n_out, bins, d_embedding, n_blocks, **kwargs):
+    "TabM for numbers like those of `num`, and categories of `sizes`"
+    from rtdl_num_embeddings import PiecewiseLinearEmbeddings, compute_bins
+    from tabm import TabM
+    if num is not None and bins:
+        edges = compute_bins(num, n_bins=min(bins, len(num)-1))
+        kwargs['num_embeddings'] = PiecewiseLinearEmbeddings(edges, d_embedding, activation=False, version='B')
+    if n_blocks: kwargs['n_blocks'] = n_blocks
+    return TabM.make(n_num_features=0 if num is None else num.shape[1], cat_cardinalities=sizes, d_out=n_out, **kwargs)
+
+@torch.inference_mode()
+def _tabm_predict(net, inputs, classify, mean, std):
+    "Mean over the members of their outputs, in the target's units, or of their probabilities: rows × outputs"
+    net.eval()
+    n = len(next(o for o in inputs if o is not None))
+    chunks = [net(*(None if o is None else o[i:i+8096] for o in inputs)) for i in range(0, n, 8096)]
+    out = torch.cat(chunks)  # rows × k × outputs
+    return (out.softmax(-1).mean(1) if classify else mean + std*out.mean(1)).cpu()
+
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d05
+def _until_best(net, train, error, max_epochs, patience):
+    "Call `train()` for each epoch until `error()` was not lower for more than `patience`; then back to the best one"
+    best,best_epoch,state,errors = float('inf'),0,deepcopy(net.state_dict()),[]
+    while len(errors) < max_epochs and len(errors)-best_epoch <= patience:
+        train()
+        errors.append(error())
+        if errors[-1] < best: best,best_epoch,state = errors[-1],len(errors),deepcopy(net.state_dict())
+    net.load_state_dict(state)
+    return dict(best_epoch=best_epoch, last_epoch=len(errors))
+
+def fit_tabm(
+    table:Table, # Table to fit
+    seed:int, # Seed of the weights, of the rows that are held out and of the order of the others
+    device=None, # Device to train on; None: a GPU where there is one
+    tick=None, # Called after the fit
+    *,
+    max_epochs:int, patience:int, # Epochs at most; epochs without a lower error after which one more is the last
+    bs:int, lr:float, wd:float, # Rows in a batch, AdamW's rate and weight decay
+    k:int, n_blocks:int, d_block:int, dropout:float, # Members, layers (0: its authors' choice), units of each, dropout
+    bins:int, d_embedding:int, # Bins and size of the piecewise-linear embeddings; 0 bins: none
+) -> dict: # pred (rows × outputs), seconds, best_epoch and last_epoch, from 1
+    "Fit TabM (Gorishniy et al., ICLR 2025) as its authors recommend"
+    set_seed(seed, reproducible=True)
+    device,classify = torch.device(device or default_device()),bool(table.classes)
+    (inputs,held_inputs,test_inputs),sizes,kept,held = _tabm_inputs(table, seed, device)
+    y,y_held = (table.targets(np.asarray(table.train_idx)[o]) for o in (kept,held))
+    mean,std = (0.,1.) if classify else (float(y.mean()), float(y.std()))
+    net = _tabm_net(inputs[0], sizes, len(table.classes) if classify else 1, bins, d_embedding, n_blocks,
+                    k=k, d_block=d_block, dropout=dropout).to(device)
+    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=wd)
+    y,loss_func = torch.tensor(y if classify else (y-mean)/std, device=device),F.cross_entropy if classify else F.mse_loss
+    predict = partial(_tabm_predict, net, classify=classify, mean=mean, std=std)
+    def train():
+        net.train()
+        for rows in torch.randperm(len(y)).to(device).split(bs):
+            out = net(*(None if o is None else o[rows] for o in inputs)).flatten(0, 1)  # (rows of k members) × outputs
+            loss = loss_func(out if classify else out[:,0], y[rows].repeat_interleave(k))  # the mean of the k losses
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+    def error():
+        pred = predict(held_inputs)
+        return float(F.nll_loss(pred.clamp(1e-7).log(), torch.tensor(y_held)) if classify else
+                     F.mse_loss(pred[:,0], torch.tensor(y_held)))
+    start = time.perf_counter()
+    found = _until_best(net, train, error, max_epochs, patience)
+    seconds = time.perf_counter()-start
+    if tick: tick()
+    return dict(pred=predict(test_inputs).numpy(), seconds=seconds, **found)
+
+# %% ../../nbs/bench/04_methods.ipynb #6f0a1d08
+@contextmanager
+def _hidden(package):
+    "As if `package` were not installed, for what is imported meanwhile"
+    find = importlib.metadata.distribution
+    def distribution(name):
+        if name == package: raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+    with mock.patch.object(importlib.metadata, 'distribution', distribution):
+        sys.modules[package] = None
+        try: yield
+        finally: del sys.modules[package]
+
+def _import_pytabkit():
+    "`pytabkit`, also beside a torchvision that cannot be imported"
+    if 'pytabkit' in sys.modules: return sys.modules['pytabkit']
+    # pytabkit imports torchmetrics, and that imports torchvision where it is installed: one that was built for another
+    # torch fails, though nobody here needs it
+    try: import torchvision
+    except Exception:
+        with _hidden('torchvision'): return import_module('pytabkit')
+    return import_module('pytabkit')
+
+@contextmanager
+def _lightning():
+    "Lightning, which trains RealMLP, without messages and warnings; Ctrl-C, of which it makes an exit, stays Ctrl-C"
+    loggers = [logging.getLogger(o) for o in ('lightning.pytorch','pytorch_lightning','lightning.fabric','lightning_fabric')]
+    levels,handler = [o.level for o in loggers],signal.getsignal(signal.SIGINT)
+    for o in loggers: o.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    except SystemExit as e:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from e
+    finally:
+        for o,level in zip(loggers, levels): o.setLevel(level)
+
+def fit_realmlp(
+    table:Table, # Table to fit
+    seed:int, # Seed of the weights, of the rows that are held out and of the order of the others
+    device=None, # Device to train on; None: a GPU where there is one
+    tick=None, # Called after the fit
+    **kwargs # As for `pytabkit.RealMLP_TD_Regressor`
+) -> dict: # pred (rows × outputs), seconds
+    "Fit RealMLP-TD (Holzmüller et al., NeurIPS 2024) through its authors' package"
+    train,test,sizes = _frames(table)
+    pytabkit = _import_pytabkit()
+    cls = pytabkit.RealMLP_TD_Classifier if table.classes else pytabkit.RealMLP_TD_Regressor
+    if table.classes: kwargs = {'val_metric_name':'cross_entropy', 'use_ls':False, **kwargs}
+    kwargs = {k:list(v) if isinstance(v, tuple) else v for k,v in kwargs.items()}
+    model = cls(device=None if device is None else str(device), random_state=seed, n_threads=torch.get_num_threads(),
+                verbosity=0, **kwargs)
+    with _lightning():
+        start = time.perf_counter()
+        model.fit(train, table.targets(table.train_idx), cat_col_names=list(range(len(sizes))))
+        seconds = time.perf_counter()-start
+        pred = model.predict_proba(test) if table.classes else model.predict(test)[:,None]
+    if tick: tick()
+    return dict(pred=pred, seconds=seconds)
+
+# %% ../../nbs/bench/04_methods.ipynb #18ac4a43
 # Argument of `fit` that takes the positions of the categorical columns; XGBoost reads their type instead
 _TOLD = dict(LGBM='categorical_feature', CatBoost='cat_features')
 
@@ -295,10 +453,20 @@ _nets = dict(
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c22
 METHODS = dict(
     **_nets,
+    tabm=Recipe(
+        fit_tabm, dict(max_epochs=1000, patience=16, bs=256, lr=.002, wd=.0003, k=32, n_blocks=0, d_block=512, dropout=.1,
+                       bins=48, d_embedding=16),
+        dict(lr=(.0003,.001,.002,.005), wd=(0.,.0003,.003,.03), n_blocks=(1,2,3,4), d_block=(128,256,512,1024),
+             dropout=(0.,.1,.3), bins=(16,48,128), d_embedding=(8,16,32)), ('tabm',), authors=True),
     **{'tabm-small':Recipe(
         fit_small_tabm, {**_net, 'lr':.003, 'k':8, 'n_blocks':2, 'd_block':256, 'dropout':.1, 'bins':0},
         {**_net_space, 'lr':(.001,.003,.01), 'n_blocks':(1,2,3), 'd_block':(128,256,512), 'dropout':(0.,.1,.3),
          'bins':(0,16,48)}, ('tabm',))},
+    realmlp=Recipe(
+        fit_realmlp, dict(n_epochs=256, batch_size=256),
+        dict(lr=(.02,.04,.08,.15,.3), p_drop=(0.,.15,.3), wd=(0.,.02), plr_sigma=(.05,.1,.2,.5),
+             hidden_sizes=((256,256,256),(64,64,64,64,64),(512,)), num_emb_type=('pbld','none','pl','plr'),
+             act=('mish','selu','relu'), add_front_scale=(True,False)), ('pytabkit',), authors=True),
     rf=_forest('RandomForest'),
     et=_forest('ExtraTrees'),
     xgb=Recipe(fit_trees, dict(n_estimators=400, learning_rate=.05, max_depth=6, subsample=.8, colsample_bytree=.5,
@@ -331,7 +499,7 @@ def _check_value(name, value, example):
     if name == 'unit': check_choice(name, value, ('weight','feature'))
     if name == 'mask': check_mask(value)
     if name == 'loader': check_choice(name, value, ('fastai','tensors'))
-    if name in ('epochs','members','nets') and value < 1: raise ValueError(f"{name}={value!r}: give at least 1")
+    if name in ('epochs','max_epochs','n_epochs','members','nets') and value < 1: raise ValueError(f"{name}={value!r}: give at least 1")
 
 def _plain(value):
     "`value` of a setting as Python writes it: numbers not of NumPy, lists as tuples"
