@@ -7,7 +7,6 @@ checking, features, loaders), seconds of an epoch (of the fit, for trees), and t
     python benchmarks/full_size.py --out benchmarks/full_size.md
 """
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -20,30 +19,31 @@ import torch
 from fastprogress.fastprogress import progress_bar
 
 from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.methods import METHODS, Method
+from dropconnect_tab.bench.runs import read_runs
 from dropconnect_tab.bench.synthetic import write_synthetic
-from dropconnect_tab.bench.methods import arms
 
 ROWS = 412_698  # as in TrainAndValid.csv
 
 
 def run(path, arm, columns, epochs, folder):
-    "Seconds of the process, its peak memory in GB, and what the run's JSON file says; trees have no epochs"
-    command = [sys.executable, '-W', 'ignore', '-m', 'dropconnect_tab.bench.bulldozers', '--path', path, '--split', 'book',
-               '--columns', columns, '--arms', arm, '--seeds', '1', '--out', folder,
-               *(['--epochs', epochs] if 'epochs' in arms[arm].settings else [])]
+    "Seconds of the process, its peak memory in GB, and what the run's line says; trees have no epochs"
+    command = [sys.executable, '-W', 'ignore', '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', path, '--split',
+               'book', '--columns', columns, '--arms', arm, '--seeds', '1', '--out', folder,
+               *(['--epochs', epochs] if 'epochs' in Method(arm).takes else [])]
     start = time.perf_counter()
     child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said = child.stderr.read()
     _, status, used = os.wait4(child.pid, 0)
     if status: sys.exit(f"{arm}: {said}")
     peak = used.ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)
-    res = json.loads(next(Path(folder).glob(f'*/{arm}/0.json')).read_text())
+    res, = (r for r in read_runs(next(Path(folder).glob('*/runs.jsonl')).parent) if r['arm'] == arm)
     return time.perf_counter()-start, peak, res
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--arms', nargs='+', default=[o for o in arms if o != 'blend'])
+    p.add_argument('--arms', nargs='+', default=[o for o in METHODS if o != 'blend'])
     p.add_argument('--rows', type=int, default=ROWS)
     p.add_argument('--epochs', type=int, default=2, help="epochs of each net")
     p.add_argument('--columns', nargs='+', default=['book', 'own'])

@@ -90,8 +90,8 @@ def test_defaults_end_to_end(tmp_path):
 
 
 def test_module_is_the_same_command(tmp_path, sales):
-    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', sales, '--arms', 'dense',
-                 '--seeds', 1, '--epochs', 1)
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', sales, '--arms',
+                 'dense', '--seeds', 1, '--epochs', 1)
     assert done.returncode == 0 and len(results(tmp_path/'runs')) == 1, done.stderr
 
 
