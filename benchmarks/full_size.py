@@ -19,9 +19,9 @@ import torch
 from fastprogress.fastprogress import progress_bar
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.synthetic import write_synthetic
 from dropconnect_tab.bench.methods import METHODS, read_method
 from dropconnect_tab.bench.runs import read_runs
+from dropconnect_tab.bench.synthetic import write_synthetic
 
 ROWS = 412_698  # as in TrainAndValid.csv
 # Those that follow their authors stop when they want to, after hours here

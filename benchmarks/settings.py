@@ -3,8 +3,8 @@
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
 is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
-variant. Results go to OUT/runs.jsonl, a line for each fit, and the table of mean errors to OUT/settings.md. What is there
-is not repeated.
+variant. Results go to OUT/runs.jsonl, a line for each fit, and the table of mean errors to OUT/settings.md. What is
+there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 

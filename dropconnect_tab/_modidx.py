@@ -276,8 +276,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'dropconnect_tab.bench.runs': { 'dropconnect_tab.bench.runs._Runs': ('bench/runs.html#_runs', 'dropconnect_tab/bench/runs.py'),
                                             'dropconnect_tab.bench.runs._Runs.__init__': ( 'bench/runs.html#_runs.__init__',
                                                                                            'dropconnect_tab/bench/runs.py'),
-                                            'dropconnect_tab.bench.runs._Runs._check': ( 'bench/runs.html#_runs._check',
-                                                                                         'dropconnect_tab/bench/runs.py'),
                                             'dropconnect_tab.bench.runs._Runs._drop_unfinished': ( 'bench/runs.html#_runs._drop_unfinished',
                                                                                                    'dropconnect_tab/bench/runs.py'),
                                             'dropconnect_tab.bench.runs._Runs._rows': ( 'bench/runs.html#_runs._rows',

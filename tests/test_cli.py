@@ -90,8 +90,8 @@ def test_defaults_end_to_end(tmp_path):
 
 
 def test_module_is_the_same_command(tmp_path, sales):
-    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', sales, '--arms', 'dense',
-                 '--seeds', 1, '--epochs', 1)
+    done = shell(tmp_path, sys.executable, '-m', 'dropconnect_tab.bench', 'bulldozers', '--path', sales, '--arms',
+                 'dense', '--seeds', 1, '--epochs', 1)
     assert done.returncode == 0 and len(results(tmp_path/'runs')) == 1, done.stderr
 
 
@@ -136,7 +136,8 @@ def test_all_arms(asked, sales):
         try: Method(o)
         except ValueError: pytest.skip(f'{o} is not installed')
     assert list(asked('--path', sales, '--arms', 'all')['arms']) == list(METHODS)
-    assert list(asked('--path', sales, '--arms', 'frozen,weight_p=0.8', 'all')['arms']) == ['frozen,weight_p=0.8', *METHODS]
+    more = 'frozen,weight_p=0.8'
+    assert list(asked('--path', sales, '--arms', more, 'all')['arms']) == [more, *METHODS]
 
 
 @pytest.mark.parametrize('n, told, bs', [(100_000, None, 256), (100_001, None, 1024), (100_001, 64, 64)])
@@ -226,10 +227,11 @@ def test_bad_data(tmp_path, capsys, bad, parts):
     (['--weight-p', '-0.1'], ['weight_p=-0.1', 'below 1']), (['--weight-p', '1.0'], ['weight_p=1.0']),
     (['--weight-p', 'half'], ['half']), (['--split', '2013'], ["split='2013'", 'book']),
     (['--arms', 'rf2'], ["arm='rf2'", "'dense'", "'trainable'", "'frozen'", "'rf'"]),
-    (['--arms', 'dense', 'dense,ps=.1'], ["'dense,ps=.1'", "no setting 'ps'", "'epochs'"]),
+    (['--arms', 'dense', 'dense,ps=.1'], ["'dense,ps=0.1'", "no setting 'ps'", "'epochs'"]),
     (['--arms', 'frozen,weight_p=2'], ['weight_p=2']), (['--split', '2012-slic'], ["split='2012-slic'", '-slice']),
     (['--columns', 'x'], ["columns='x'", "'book', 'own'"]), (['--search', '-1'], ['search=-1', 'or 0']),
-    (['--search', 'many'], ['many']), (['--jobs', '0'], ['jobs=0', 'or -1 for all']), (['--set', 'wd'], ["'wd'", 'name=value']), (['--set', 'wd='], ['name=value']),
+    (['--search', 'many'], ['many']), (['--jobs', '0'], ['jobs=0', 'or -1 for all']),
+    (['--set', 'wd'], ["'wd'", 'name=value']), (['--set', 'wd='], ['name=value']),
     (['--set', '3=4'], ['name=value']), (['--set', 'nothing=3'], ["a setting 'nothing'", 'wd']),
     (['--set', 'weight_p=x'], ["weight_p='x'"]), (['--set', 'epochs=x'], ["epochs='x'"]),
     (['--set', 'epochs=1.5'], ['epochs=1.5']), (['--set', 'seeds=3'], ["a setting 'seeds'"]),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import root
 
-from dropconnect_tab.bench.files import read_arrays
-from dropconnect_tab.bench.methods import METHODS, Method
+from dropconnect_tab.bench.files import read_arrays, read_jsonl
+from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.report import (
     compare, format_differences, format_ranks, format_settings, format_summary, rank_methods, read_results, summarise)
 from dropconnect_tab.bench.runs import read_runs
@@ -78,7 +78,8 @@ def test_the_table_of_settings(results):
 
 def test_no_sales_are_in_the_results():
     "Aggregates, predictions and log prices: nothing that tells which machine was sold, or when"
-    assert set(read_arrays(folder/'preds.npz')) == {'y', 'group', *(f"{r['arm']}/{r['seed']}" for r in read_runs(folder))}
+    runs = {f"{r['arm']}/{r['seed']}" for r in read_runs(folder)}
+    assert set(read_arrays(folder/'preds.npz')) == {'y', 'group', *runs}
 
 
 # --- The learner's defaults, on seven tables ---
@@ -135,7 +136,8 @@ def test_what_is_said_of_the_defaults(defaults):
 
 def test_the_differences_come_from_the_files(defaults):
     said, folders = defaults
-    made = '\n\n'.join(format_differences(folders.values(), o, ['fastai', 'blend', 'xgb']) for o in ('default', said['ONE_WORD']))
+    references = ['fastai', 'blend', 'xgb']
+    made = '\n\n'.join(format_differences(folders.values(), o, references) for o in ('default', said['ONE_WORD']))
     there = (root/'results'/'defaults'/'default.md').read_text()
     for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
 
@@ -143,14 +145,20 @@ def test_the_differences_come_from_the_files(defaults):
 def test_members_come_from_the_files(said_by):
     said = said_by('members_error')
     folders = [folder, *(root/'results'/'members'/o for o in ('california-random', 'bike-days', 'adult-official'))]
-    there = (root/'results'/'members'/'members.md').read_text()
-    for a, b in zip(numbers(said['members_table'](folders)), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
+    made, there = said['members_table'](folders), (root/'results'/'members'/'members.md').read_text()
+    for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
 
 
 @pytest.mark.parametrize('name', ['settings', 'dropout'])
 def test_tables_of_slices_come_from_the_files(said_by, name):
     out = root/'results'/name
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
+
+
+def test_every_arm_can_be_run_again():
+    "Its name in the results is what `--arms` takes"
+    for file in (root/'results').rglob('runs.jsonl'):
+        for arm in {r['arm'] for r in read_jsonl(file) if 'arm' in r}: assert read_method(arm).label == arm
 
 
 def test_results_fit_in_a_repository():

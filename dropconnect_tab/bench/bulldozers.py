@@ -296,7 +296,7 @@ def bulldozers_table(
     split:str='auto', # One of `SPLITS`, or 'auto'; with '-slice' behind it only its training rows, see `Table.slice`
     columns:str='book', # 'book' or 'own': `book_features` or `own_features`
 ) -> Table:
-    "The Bulldozers table, ready for `run_arms`"
+    "The Bulldozers table, ready for `run_methods`"
     check_choice('columns', columns, list(FEATURES))
     check_split(split)
     df = load_bulldozers(path)

@@ -140,7 +140,8 @@ def run_bulldozers(
     **shared # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
     "Run the arms on the Bulldozers table; print the results, and write them with plots and a line for each run"
-    return _run_bulldozers(arms, shared, path, split, columns, out, seeds=seeds, device=device, search=search, jobs=jobs)
+    return _run_bulldozers(arms, shared, path, split, columns, out,
+                           seeds=seeds, device=device, search=search, jobs=jobs)
 
 # %% ../../nbs/bench/07_cli.ipynb #4c3ba642
 def bulldozers_main(args=None):

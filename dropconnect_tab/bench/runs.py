@@ -63,7 +63,8 @@ def _read_lines(folder):
     for i,row in enumerate(rows, 1):
         try: key,made_from,_ = (row['arm'],row['seed']),row['params']['data'],row[measure_of(row)]
         except (KeyError, TypeError) as e:
-            raise ValueError(f"{file}, line {i} holds no run ({type(e).__name__}: {e}): remove it, and run again") from e
+            why = f'{type(e).__name__}: {e}'
+            raise ValueError(f"{file}, line {i} holds no run ({why}): remove it, and run again") from e
         if key in seen: raise ValueError(f"{file}, line {i} has {key[0]}, seed {key[1]} again: remove one of the lines")
         if (data := data or made_from) != made_from: raise ValueError(
             f"{file}, line {i} was made from other rows or columns than line 1: move one of them to another folder")
@@ -85,7 +86,8 @@ def _made_by(method, device):
     packages = 'dropconnect_tab','fastai','torch','pandas','scikit-learn',*method.requires
     dev = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     return dict(versions={'python':platform.python_version(), **{o:version(o) for o in packages}},
-                device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else dev.type, threads=torch.get_num_threads())
+                device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else dev.type,
+                threads=torch.get_num_threads())
 
 def describe_run(method, table, seed, fit, device=None):
     "What `runs.jsonl` says of a `fit` (pred, seconds, ...), but for its 'params', and the predictions"
@@ -108,7 +110,7 @@ class _Runs:
         self.folder,self.table,self.data = Path(folder),table,table.fingerprint
         self.lines = {(o['arm'],o['seed']):o for o in _read_lines(folder)}
         self.arrays = read_arrays(preds_file(folder))
-        for (arm,seed),o in self.lines.items(): self._check(arm, seed, {**o['params'], 'data':self.data})
+        for (arm,seed),o in self.lines.items(): self.find(arm, seed, o['params'])
         self._drop_unfinished()
 
     def _drop_unfinished(self):
@@ -120,18 +122,15 @@ class _Runs:
         if self.arrays: write_whole(file, lambda p: np.savez_compressed(p, **self.arrays))
         else: file.unlink()
 
-    def _check(self, arm, seed, params):
-        "The line of a run, None if there is none; a `ValueError` if it was made with other `params`"
+    def find(self, arm, seed, params):
+        "The line of a run, None if there is none; a `ValueError` if it was made with other settings or data"
         if (res := self.lines.get((arm,seed))) is None: return None
-        there,params = res['params'],json.loads(json.dumps(params))
+        there,params = res['params'],json.loads(json.dumps({**params, 'data':self.data}))
         if there == params: return res
-        other = [f"{k}={there.get(k)!r}, not {params.get(k)!r}" for k in {**params, **there} if there.get(k) != params.get(k)]
+        other = [f"{k}={there.get(k)!r}, not {params.get(k)!r}" for k in {**params, **there}
+                 if there.get(k) != params.get(k)]
         raise ValueError(f"{runs_file(self.folder)} holds {arm}, seed {seed}, with {'; '.join(other)}: "
                          "give another folder for the results, or remove its line")
-
-    def find(self, method, seed, params):
-        "The line of a run, None if there is none; a `ValueError` if it was made with other settings or data"
-        return self._check(method.label, seed, {**params, 'data':self.data})
 
     def fit_of(self, method, seed):
         "What a run has found, with its predictions; a `ValueError` if they were not kept"
@@ -192,7 +191,7 @@ def _fit_side_by_side(todo, table, device, label, jobs):
 
 def _run_all(runs, todo, device, jobs, preds, label, notes={}):
     "Run each (method, seed) that is not there yet; `notes` by a method's label go into its lines, too"
-    missing = [(o,seed) for o,seed in todo if runs.find(o, seed, o.settings) is None]
+    missing = [(o,seed) for o,seed in todo if runs.find(o.label, seed, o.settings) is None]
     settings = {(o.label,seed):o.settings for o,seed in missing}
     runs.note({(o.label,seed):notes[o.label] for o,seed in todo if o.label in notes and (o.label,seed) not in settings})
     if not missing: return
@@ -211,7 +210,7 @@ def search_methods(
     out, # Folder of results
     device=None, # Device to train on; None: a GPU where there is one
     jobs:int=1, # As for `run_methods`
-) -> dict: # For the label of each method that is searched: it with its best settings, and what was tried: tried, chosen, error
+) -> dict: # label → the method with its best settings, and a note: tried, chosen, error
     "Try `n` settings of each method on a slice of the training rows; the test rows are not touched"
     part,measure = table.slice('search'),'logloss' if table.classes else 'rmse'
     searched = {o.label:o for m in methods if (o := m.searched_as or m).searchable}
@@ -237,6 +236,7 @@ def check_experiment(methods, seeds, search=0, jobs=1):
     if seeds < 1: raise ValueError(f"seeds={seeds!r}: give at least 1")
     if search < 0: raise ValueError(f"search={search!r}: give the number of settings to try, or 0")
     if jobs == 0: raise ValueError(f"jobs={jobs!r}: give the number of runs to fit side by side, or -1 for all cores")
+
 def with_parts(methods):
     "`methods`, each once, with the parts of a blend before it"
     return list({o.label:o for m in methods for o in (*m.parts, m)}.values())
@@ -246,7 +246,7 @@ def _find_blends(runs, methods, seeds):
     "(blend, seed, settings of its parts) of each that is not there yet; a `ValueError` if it cannot be made"
     settings = {o.label:o.settings for o in methods}
     todo = [(o,seed,{p.label:settings[p.label] for p in o.parts}) for seed in range(seeds) for o in methods if o.parts]
-    todo = [o for o in todo if not runs.find(*o)]
+    todo = [(o,seed,params) for o,seed,params in todo if not runs.find(o.label, seed, params)]
     for blend,seed,_ in todo:
         for o in blend.parts:
             if (o.label,seed) in runs.lines: runs.fit_of(o, seed)
@@ -259,7 +259,7 @@ def run_methods(
     out, # Folder of results
     device=None, # Device to train on; None: a GPU where there is one
     search:int=0, # Number of settings to try for each on a slice of the training rows; 0: its own settings
-    jobs:int=1, # Number of runs side by side, as joblib counts them (-1: as many as there are cores); 1: in this process
+    jobs:int=1, # Number of runs side by side, as joblib counts them: -1 for all cores; 1: in this process
     preds:bool=True, # Keep the predictions? Intervals need them
     **shared # Settings for all methods that have them; they are not searched
 ) -> list: # One dict for each run
