@@ -18,7 +18,7 @@ from fastcore.meta import noop
 
 from .layers import DropConnectLinear
 from .masks import unwrap
-from .members import average_members, no_average
+from .members import no_average
 
 # %% ../nbs/10_predict.ipynb #b762a88a
 RegressionDist = namedtuple('RegressionDist', 'mean std targs')
@@ -53,8 +53,8 @@ class _Samples(Callback):
             return self.act(o.flatten(0,1)).float().view(*o.shape[:2], -1).transpose(0,1)
         answers = torch.cat([members_first(o) for o in (self.learn.pred, *more)])
         self.res.append([o.cpu() for o in self.summary(answers)])
-        # Losses and metrics are for one answer to each row
-        if self.pred.ndim == 3: self.learn.pred = average_members(self.pred, unwrap(self.model).average)
+        # The loss wants one output a row, and nobody asks for it
+        if self.pred.ndim == 3: self.learn.pred = self.pred.mean(1)
 
 def _summarise_numbers(answers): return answers.mean(0),answers.std(0)
 
