@@ -39,8 +39,9 @@ def linear(
 ) -> torch.Tensor: # (..., units); for members (1, members·units, rows)
     "`F.linear`, or the linear maps of all members at once"
     if weight.ndim == 2: return F.linear(x, weight, bias)
-    _,features,_ = x.shape
-    f = _shared_linear if features == weight.shape[-1] else _own_linear
+    if x.ndim != 3: raise ValueError(
+        f"members take inputs of shape (1, inputs, rows), not {tuple(x.shape)}: give x.T[None]")
+    f = _shared_linear if x.shape[1] == weight.shape[-1] else _own_linear
     return f(x.squeeze(0), weight, bias)[None]
 
 # %% ../nbs/02_layers.ipynb #489e5ebb

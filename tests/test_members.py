@@ -291,6 +291,7 @@ def test_member_linear_is_each_members_linear():
             assert close(shared[0].view(K, 4, 5)[i].T, F.linear(x, l.weight[i], b))
             assert close(own[0].view(K, 4, 5)[i].T, F.linear((i+1)*x, l.weight[i], b))
     assert 'members=3, in_features=6, out_features=4' in repr(l)
+    with pytest.raises(ValueError, match=r'not \(6, 6\): give x.T\[None\]'): l(torch.randn(6, 6))
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -787,7 +788,9 @@ class Tanh(nn.MSELoss):
 @pytest.mark.parametrize('loss, average', [
     *((losses[k][0], 'mean') for k, v in losses.items() if v[1] in ('numbers', 'probabilities')),
     *((losses[k][0], 'softmax') for k, v in losses.items() if v[1] == 'classes' and k != 'function'),
-    (nn.CrossEntropyLoss(), 'softmax'), (BCEWithLogitsLossFlat(), 'sigmoid'), (nn.BCEWithLogitsLoss(), 'sigmoid')],
+    (nn.CrossEntropyLoss(), 'softmax'), (BCEWithLogitsLossFlat(), 'sigmoid'), (nn.BCEWithLogitsLoss(), 'sigmoid'),
+    (partial(F.cross_entropy, label_smoothing=.1), 'softmax'),
+    (partial(F.binary_cross_entropy_with_logits, pos_weight=torch.ones(1)), 'sigmoid')],
     ids=repr)
 def test_the_average_that_goes_with_a_loss(loss, average): assert average_for(loss) == average
 
