@@ -1,9 +1,9 @@
 """Gathers the sources of the site for Sphinx: `python docs/prepare.py FOLDER`
 
 Pages are `docs/*.md`, the reference in `nbs/*.ipynb` and `nbs/bench/*.ipynb` and the tutorials in
-`nbs/tutorials/*.ipynb`, with their stored outputs: no cell is run. What a notebook exports is shown as its signature, docstring and table of arguments, taken from
-the module. Links between files of the repository become links between pages, or to the repository where a file is not
-a page.
+`nbs/tutorials/*.ipynb`, with their stored outputs: no cell is run. What a notebook exports is shown as its signature,
+docstring and table of arguments, taken from the module. Links between files of the repository become links between
+pages, or to the repository where a file is not a page.
 
 In `docs/*.md`, lines of their own:
 
@@ -54,10 +54,7 @@ def module_of(nb):
     return first(d['default_exp'][0] for c in nb.cells if 'default_exp' in (d := directives(c)))
 
 
-def as_path(mod): return mod.replace('.', '/')
-
-
-def api_page(mod): return f'api/{as_path(mod)}.ipynb'
+def api_page(mod): return f"api/{mod.replace('.', '/')}.ipynb"
 
 
 def slug(heading): return re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-')
@@ -200,8 +197,8 @@ class Site:
         kind = ('class' if inspect.isclass(sym) else 'property' if isinstance(sym, property)
                 else 'method' if '.' in nm else 'function')
         fn = sym.fget if kind == 'property' else sym
-        line = inspect.getsourcelines(inspect.unwrap(fn))[1]
-        body = [f'{docstring(fn) or ""} [source]({self.github}{package}/{as_path(mod)}.py#L{line}){{.source}}']
+        file, line = mod.replace('.', '/'), inspect.getsourcelines(inspect.unwrap(fn))[1]
+        body = [f'{docstring(fn) or ""} [source]({self.github}{package}/{file}.py#L{line}){{.source}}']
         if kind != 'property': body.append(arguments(fn))
         if kind == 'class':
             body += [self.document(f'{nm}.{k}', mod, v) for k, v in vars(sym).items()

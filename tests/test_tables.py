@@ -229,7 +229,6 @@ def test_a_net_can_be_fitted_on_a_table_of_ones_own(read):
     (['continuous = ["nope"]'], "has no column 'nope'"), (['drop = [3]'], "has no column 3"),
     (['split = "shop"'], "split='shop': the column holds neither numbers nor dates: "),
     (['categorical = ["zip", "id"]', 'continuous = ["id"]'], "has 'id' as categorical and as continuous: choose one"),
-    (['categorical = ["zip", "id"]', 'continuous = ["id"]'], "has 'id' as categorical and as continuous: choose one"),
     (['continuous = ["shop"]'], r"'shop' is not numeric \(\w+\): name it in 'categorical' or 'drop' of .*houses.toml")])
 def test_descriptions_that_cannot_be(read, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines)
