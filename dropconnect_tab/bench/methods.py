@@ -18,7 +18,7 @@ from zlib import crc32
 from fastai.tabular.all import *
 
 import dropconnect_tab.interpret
-from .tables import Table, _tabular, table_dls
+from .tables import Table, tabular, table_dls
 from ..learner import dropconnect_config, dropconnect_learner
 from ..checks import check_choice, check_weight_p
 from ..masks import find_linears
@@ -206,7 +206,7 @@ def fit_trees(
     **kwargs # Arguments of the class
 ) -> dict: # pred (rows × outputs), seconds
     "Fit a forest or boosted trees with scikit-learn's interface"
-    to = _tabular(table, [Categorify,FillMissing])
+    to = tabular(table, [Categorify,FillMissing])
     train,test = (pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid))
     threads = {'thread_count' if stem=='CatBoost' else 'n_jobs':torch.get_num_threads()}
     cls = getattr(import_module(package), stem + ('Classifier' if table.classes else 'Regressor'))
