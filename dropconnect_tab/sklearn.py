@@ -18,7 +18,7 @@ from fastai.learner import replacing_yield
 from fastai.optimizer import Adam
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
-from fastcore.basics import patch, store_attr
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -134,7 +134,13 @@ class _DropConnectEstimator(BaseEstimator):
         device=None, # Where to train; None: a GPU where there is one
         verbose:bool=False, # Show a progress bar and the losses of each epoch?
         random_state=None, # Seed of everything random, number or `np.random.RandomState`; None: NumPy's global one
-    ): store_attr(store_args=False)
+    ):
+        self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
+        self.layers,self.n_bins,self.ps,self.config,self.n_epoch = layers,n_bins,ps,config,n_epoch
+        self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
+        self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
+        self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
+        self.device,self.verbose,self.random_state = device,verbose,random_state
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
