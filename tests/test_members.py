@@ -19,8 +19,8 @@ from torch import nn
 
 import dropconnect_tab.layers as layers_module
 from dropconnect_tab.all import (
-    DropConnectCallback, DropConnectTabularModel, calibrate_spread, coverage, dropconnect, dropconnect_config,
-    dropconnect_learner, intervals)
+    DropConnectCallback, DropConnectTabularModel, calibrate_spread, interval_coverage, dropconnect, dropconnect_config,
+    dropconnect_learner, pred_intervals)
 from dropconnect_tab.layers import DropConnectLinear, FrozenLinear, MemberLinear, dropconnect_moments, linear
 from dropconnect_tab.masks import find_linears
 from dropconnect_tab.members import MemberOutputs, MemberLoss, average_for, average_members, no_average
@@ -1026,10 +1026,10 @@ def test_the_spread_of_members(trained, kind):
     each = quietly(learn, 'member_preds')
     assert close(mean, each.mean(1)) and close(std, each.std(1)) and close(mean, quietly(learn, 'get_preds')[0])
     assert torch.equal(targs, by_hand(learn)[1])
-    covered = coverage(mean, std, targs, .9, calibrate_spread(mean, std, targs, .9)*(1+1e-5))
+    covered = interval_coverage(mean, std, targs, .9, calibrate_spread(mean, std, targs, .9)*(1+1e-5))
     n = targs.numel()
     assert round(covered*n) == math.ceil(.9*(n+1))
-    low, high = intervals(mean, std, .9)
+    low, high = pred_intervals(mean, std, .9)
     assert (low < mean).all() and (mean < high).all()
 
 
