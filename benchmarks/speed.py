@@ -158,7 +158,7 @@ def ours_timed(timer):
     "The callback's events, and what a frozen layer does beside its linear map"
     def forward(self, x):
         start = time.perf_counter()
-        w = self.weight * self.kept
+        w = self.weight * self.keep_factor
         timer.seconds += time.perf_counter()-start
         return torch.nn.functional.linear(x, w, self.bias)
     with timed(timer, DropConnectCallback, ['before_batch', 'after_backward', 'after_step']):

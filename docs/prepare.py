@@ -1,9 +1,9 @@
 """Gathers the sources of the site for Sphinx: `python docs/prepare.py FOLDER`
 
-Pages are `docs/*.md`, the reference in `nbs/*.ipynb` and the tutorials in `nbs/tutorials/*.ipynb`, with their stored
-outputs: no cell is run. What a notebook exports is shown as its signature, docstring and table of arguments, taken from
-the module. Links between files of the repository become links between pages, or to the repository where a file is not
-a page.
+Pages are `docs/*.md`, the reference in `nbs/*.ipynb` and `nbs/bench/*.ipynb` and the tutorials in
+`nbs/tutorials/*.ipynb`, with their stored outputs: no cell is run. What a notebook exports is shown as its signature,
+docstring and table of arguments, taken from the module. Links between files of the repository become links between
+pages, or to the repository where a file is not a page.
 
 In `docs/*.md`, lines of their own:
 
@@ -33,6 +33,9 @@ package, branch = 'dropconnect_tab', 'main'
 # Tutorials in the order in which they build on each other; others come after them
 tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets']
 
+# Folders of notebooks in the navigation, and what stands above each
+trees = [('tutorials', 'Tutorials'), ('', 'API reference'), ('bench', 'The bench')]
+
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)
 re_link = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
 re_include = re.compile(r'^<!-- include (\S+) -->$', re.M)
@@ -49,6 +52,9 @@ def directives(cell): return {o[0]: o[1:] for l in re.findall(r'^#\|(.*)$', cell
 def module_of(nb):
     "Name of the module that `nb` exports to, or None"
     return first(d['default_exp'][0] for c in nb.cells if 'default_exp' in (d := directives(c)))
+
+
+def api_page(mod): return f"api/{mod.replace('.', '/')}.ipynb"
 
 
 def slug(heading): return re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-')
@@ -73,11 +79,11 @@ class Site:
         self.out = out
         self.pages = {o: o.name for o in sorted((root/'docs').glob('*.md'))}  # source → page, relative to `out`
         self.notebooks, self.symbols, self.included = {}, {}, {}
-        for path in sorted((root/'nbs').glob('*.ipynb')) + sorted((root/'nbs'/'tutorials').glob('*.ipynb')):
+        for path in (o for folder in ('', 'bench', 'tutorials') for o in sorted((root/'nbs'/folder).glob('*.ipynb'))):
             nb = self.notebooks[path] = nbformat.read(path, 4)
             mod = module_of(nb)
             if mod: self.symbols.update({nm: mod for c in nb.cells for nm in exported(c)})
-            self.pages[path] = f'api/{mod}.ipynb' if mod else f'tutorials/{path.name}'
+            self.pages[path] = api_page(mod) if mod else f'tutorials/{path.name}'
         self.repo = first(re.findall(r'colab\.research\.google\.com/github/([\w-]+/[\w-]+)',
                                      ' '.join(c.source for nb in self.notebooks.values() for c in nb.cells)))
         self.github = f'https://github.com/{self.repo}/blob/{branch}/'
@@ -96,10 +102,10 @@ class Site:
         return (source.parent/path).resolve() if path else source, anchor
 
     def listed(self, folder):
-        "The notebooks of `folder` in the order of the navigation: numbers, the estimators last"
+        "The notebooks of `folder` in the order of the navigation"
         found = [o for o in self.notebooks if o.parent == folder]
         place = {o: i for i, o in enumerate(tutorials_first)}
-        return sorted(found, key=lambda o: (o.stem.endswith('_sklearn'), place.get(o.stem, len(place)), o.name))
+        return sorted(found, key=lambda o: (place.get(o.stem, len(place)), o.name))
 
     def title(self, path):
         "Title and description of a notebook"
@@ -133,7 +139,7 @@ class Site:
         def change(m):
             nm = re.sub(r'^learn\.', 'Learner.', m[1].removesuffix('()'))
             mod = self.symbols.get(nm)
-            if not mod or page == f'api/{mod}.ipynb': return m[0]
+            if not mod or page == api_page(mod): return m[0]
             return f'{{py:obj}}`{m[1]} <{package}.{mod}.{nm}>`'
         def line(l): return l if l.startswith('#') else re.sub(r'(?<![`\[}])`([\w.]+(?:\(\))?)`(?![`\]])', change, l)
         return outside_code(lambda o: '\n'.join(map(line, o.split('\n'))), text)
@@ -154,7 +160,7 @@ class Site:
             text += self.include(part, source, text) if i%2 else self.links(part, source, page)
         text = re_list.sub(lambda m: '\n'.join(self.entries((source.parent/m[1]).resolve())), text)
         text = self.name_symbols(text, page)
-        if source.stem == 'index': text += self.toctree('tutorials', 'Tutorials') + self.toctree('', 'API reference')
+        if source.stem == 'index': text += ''.join(self.toctree(*o) for o in trees)
         (self.out/page).write_text(text, encoding='utf-8')
 
     def entries(self, folder):
@@ -182,7 +188,7 @@ class Site:
                 cells.append(cell)
         nb.cells = cells
         nb.metadata['language_info'] = dict(name='python', pygments_lexer='ipython3')
-        (self.out/page).parent.mkdir(exist_ok=True)
+        (self.out/page).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nbformat.validator.normalize(nb)[1], self.out/page)
 
     def document(self, nm, mod, sym=None):
@@ -191,8 +197,8 @@ class Site:
         kind = ('class' if inspect.isclass(sym) else 'property' if isinstance(sym, property)
                 else 'method' if '.' in nm else 'function')
         fn = sym.fget if kind == 'property' else sym
-        line = inspect.getsourcelines(inspect.unwrap(fn))[1]
-        body = [f'{docstring(fn) or ""} [source]({self.github}{package}/{mod}.py#L{line}){{.source}}']
+        file, line = mod.replace('.', '/'), inspect.getsourcelines(inspect.unwrap(fn))[1]
+        body = [f'{docstring(fn) or ""} [source]({self.github}{package}/{file}.py#L{line}){{.source}}']
         if kind != 'property': body.append(arguments(fn))
         if kind == 'class':
             body += [self.document(f'{nm}.{k}', mod, v) for k, v in vars(sym).items()

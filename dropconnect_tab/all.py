@@ -1,14 +1,13 @@
-"What `from dropconnect_tab.all import *` brings: the three doors, and what they add to a `Learner`"
+"What `from dropconnect_tab.all import *` brings: the three doors, what they add to a `Learner`, what errors tell to use"
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
-from dropconnect_tab.interpret import *
+from dropconnect_tab.embeddings import get_cont_edges
+from dropconnect_tab.frame import FillGaps
+from dropconnect_tab.interpret import plot_coverage, plot_error_spread, plot_reliability
 from dropconnect_tab.layers import DropConnectLinear, dropconnect
 from dropconnect_tab.learner import dropconnect_config, dropconnect_learner, only_masks
 from dropconnect_tab.masks import WeightMasks, draw_mask
-from dropconnect_tab.members import MemberLoss
+from dropconnect_tab.members import AverageMembers, MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
-from dropconnect_tab.predict import calibrate_spread, coverage, intervals
-
-__all__ = ['dropconnect_learner', 'dropconnect_config', 'only_masks', 'DropConnectTabularModel', 'DropConnectCallback',
-           'WeightMasks', 'draw_mask', 'DropConnectLinear', 'dropconnect', 'MemberLoss', 'TabTensorDL', 'fast_dls',
-           'calibrate_spread', 'coverage', 'intervals', 'plot_coverage', 'plot_error_spread', 'plot_reliability']
+from dropconnect_tab.predict import calibrate_spread, interval_coverage, pred_intervals
+from dropconnect_tab.serve import Predictor

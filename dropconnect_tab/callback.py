@@ -8,10 +8,11 @@ __all__ = ['DropConnectCallback']
 # %% ../nbs/06_callback.ipynb #16cc6bd7
 from fastai.callback.core import Callback
 from fastai.learner import SkipToEpoch
+from fastcore.basics import patch
 
-from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
+from .checks import check_mask
 from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
-from .model import check_mask
+from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
 
 # %% ../nbs/06_callback.ipynb #7165f32f
 class DropConnectCallback(Callback):
@@ -24,93 +25,98 @@ class DropConnectCallback(Callback):
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
         unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together); else 'weight'
         seed:int=None, # Seed of the masks; else one from the global generator
-        rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
+        rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, for the variance of outputs? Else True
         start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
     ):
         if mask is not None: check_mask(mask, unit, seed, rescale)
-        self._given = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
+        settings = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
+        self._settings = {k:v for k,v in settings.items() if v is not None}
         self._start,self._masks,self._trial_seed,self._resampled = start,None,None,None
         self._hold = self._hold_grads = self._resamples = False
-
-    def after_create(self):
-        "Report wrong settings when the learner is made, before anything is trained"
-        self._started_masks(unwrap(self.learn.model))
-
-    def _plan(self, model):
-        "Masks for `model` by the settings; nothing is drawn yet"
-        given = {k:v for k,v in self._given.items() if v is not None and k != 'mask'}
-        masks = WeightMasks(model, **{'seed':self._trial_seed, **given})
-        return check_resampled(masks) if self._given['mask'] == 'resampled' else masks
-
-    def _started_masks(self, model):
-        "The masks that `model` has, or None; a `ValueError` where the settings contradict them or fit no layer"
-        masks = getattr(model, 'weight_masks', None)
-        if masks is None:
-            self._plan(model)
-            return None
-        given,names = dict(self._given),list(masks.weight_p)
-        theirs = dict(weight_p=masks.weight_p, mask=masks.mask, layers=names, unit=masks.unit, seed=masks.seed,
-                      rescale=masks.rescale)
-        if given['weight_p'] is not None: given['weight_p'] = spread_weight_p(given['weight_p'], names, masks.members)
-        if given['layers'] is not None: given['layers'] = choose_layers(find_linears(model), given['layers'])
-        if given['rescale']: del given['rescale']  # the default is no contradiction
-        for k,v in given.items():
-            if None not in (v,theirs[k]) and v != theirs[k]:
-                raise ValueError(f"{k}={v!r} contradicts the masks that the model has, with {k}={theirs[k]!r}: "
-                                 f"leave {k} out here, or make a new model with it")
-        return masks
-
-    def before_train(self):
-        "Start the masks of a model that has none; put the zeros of frozen ones in place"
-        model,trial = unwrap(self.learn.model),hasattr(self.learn, 'lr_finder')
-        if trial and self.learn.train_iter > 0: return  # a later epoch of lr_find, whose masks the model does not keep
-        self._masks = self._started_masks(model) or self._begin(model, trial)
-        self._hold = self._masks.mask == 'frozen'
-        self._hold_grads = self._hold and not all(isinstance(l, FrozenLinear) for l in self._masks.linears.values())
-        self._resamples = self._resampled is not None
-        if self._hold: self._masks.restore_zeros()
-
-    def _begin(self, model, trial):
-        "Masks for a `model` without: started, or read from its zeros where training goes on"
-        masks = self._plan(model)
-        masks.mask = self._given['mask'] or 'trainable'
-        if masks.mask == 'resampled':
-            self._resampled = resample_masks(masks)
-            return masks
-        resumed = not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs)
-        if not (resumed or masks.started()): masks.apply()
-        elif masks.mask == 'frozen': masks.read()
-        # lr_find puts the weights back at its end: the real start is still to come, with the same seed
-        self._trial_seed = masks.seed if trial else None
-        if not trial:
-            model.weight_masks = masks
-            if masks.mask == 'frozen': freeze_masks(masks)
-        return masks
-
-    def _put_back(self):
-        "Make plain layers again of those that resample"
-        if self._resampled is None: return
-        for l in self._resampled.linears.values(): l.to_linear()
-        self._resampled = None
-
-    def before_batch(self):
-        if self._resamples and self._resampled is None:  # `get_preds` in the middle of an epoch put it back
-            self._resampled = resample_masks(self._masks)
-
-    def after_fit(self): self._put_back()
 
     @property
     def learn(self): return self._learn
 
     @learn.setter
     def learn(self, learn):
-        if learn is None: self._put_back()  # taken off the learner: also where a fit was stopped by an error or Ctrl-C
+        if learn is None: self.after_fit()  # taken off the learner
         self._learn = learn
 
-    def after_backward(self):
-        "Leave only live gradients for clipping and the optimizer, where the layers do not see to it themselves"
-        if self._hold_grads: self._masks.mask_grads()
+# %% ../nbs/06_callback.ipynb #34c969d6
+@patch
+def after_create(self:DropConnectCallback): self._model_masks(unwrap(self.learn.model))
 
-    def after_step(self):
-        "Undo what the optimizer did to the zeros, by momentum from before the mask or by mixing a weight's entries"
-        if self._hold: self._masks.restore_zeros()
+@patch
+def _plan(self:DropConnectCallback, model):
+    "Masks for `model` by the settings; nothing is drawn yet"
+    settings = {'seed':self._trial_seed, **self._settings}
+    mask = settings.pop('mask', 'trainable')
+    masks = WeightMasks(model, **settings)
+    masks.mask = mask
+    return check_resampled(masks) if mask == 'resampled' else masks
+
+@patch
+def _model_masks(self:DropConnectCallback, model):
+    "The masks that `model` has, or None; a `ValueError` where the settings contradict them or fit no layer"
+    masks = getattr(model, 'weight_masks', None)
+    if masks is None:
+        self._plan(model)
+        return None
+    names,settings = list(masks.weight_p),dict(self._settings)
+    if 'weight_p' in settings: settings['weight_p'] = spread_weight_p(settings['weight_p'], names, masks.members)
+    if 'layers' in settings: settings['layers'] = choose_layers(find_linears(model), settings['layers'])
+    for k,v in settings.items():
+        has = names if k == 'layers' else getattr(masks, k)
+        if has is not None and v != has:
+            raise ValueError(f"{k}={v!r} contradicts the masks that the model has, with {k}={has!r}: "
+                             f"leave {k} out here, or make a new model with it")
+    return masks
+
+# %% ../nbs/06_callback.ipynb #03ba97ef
+@patch
+def before_train(self:DropConnectCallback):
+    "Start the masks of a model that has none; put the zeros of frozen ones in place"
+    model,trial = unwrap(self.learn.model),hasattr(self.learn, 'lr_finder')
+    if trial and self.learn.train_iter > 0: return  # a later epoch of lr_find, whose masks the model does not keep
+    self._masks = self._model_masks(model) or self._begin(model, trial)
+    self._hold = self._masks.mask == 'frozen'
+    self._hold_grads = self._hold and not all(isinstance(l, FrozenLinear) for l in self._masks.linears.values())
+    self._resamples = self._resampled is not None
+    if self._hold: self._masks.restore_zeros()
+
+@patch
+def _begin(self:DropConnectCallback, model, trial):
+    "Masks for a `model` without: started, or read from its zeros where training goes on"
+    masks = self._plan(model)
+    if masks.mask == 'resampled':
+        self._resampled = resample_masks(masks)
+        return masks
+    resumed = not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs)
+    if not (resumed or masks.started()): masks.apply()
+    elif masks.mask == 'frozen': masks.read()
+    # lr_find puts the weights back at its end: the real start is still to come, with the same seed
+    self._trial_seed = masks.seed if trial else None
+    if not trial:
+        model.weight_masks = masks
+        if masks.mask == 'frozen': freeze_masks(masks)
+    return masks
+
+# %% ../nbs/06_callback.ipynb #134a8f4a
+@patch
+def after_backward(self:DropConnectCallback):
+    if self._hold_grads: self._masks.mask_grads()
+
+@patch
+def after_step(self:DropConnectCallback):
+    if self._hold: self._masks.restore_zeros()
+
+@patch
+def before_batch(self:DropConnectCallback):
+    if self._resamples and self._resampled is None: self._resampled = resample_masks(self._masks)
+
+@patch
+def after_fit(self:DropConnectCallback):
+    "Make plain layers again of those that are resampled"
+    if self._resampled is None: return
+    for l in self._resampled.linears.values(): l.to_linear()
+    self._resampled = None

@@ -29,6 +29,11 @@ def _defaults(n_rows, n_cont):
     return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else .1,
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
+def _merge(*settings):
+    "The settings that are given, later ones before earlier ones"
+    return {k:v for o in settings for k,v in (o or {}).items() if v is not None}
+
+# %% ../nbs/09_learner.ipynb #eb82f952
 def _check_numbers(to):
     "A `ValueError` that names a column which would make every loss NaN"
     for n in to.cont_names if isinstance(to, TabularPandas) else []:
@@ -36,22 +41,28 @@ def _check_numbers(to):
             f"continuous column {n!r} has gaps or infinite values: put FillMissing among the procs, numbers in place "
             "of infinite values; leave out a column of gaps alone")
 
-def _vote(dls, config, loss_func):
-    "The config and the loss of members: what goes with the loss of a single net"
-    loss_func = loss_func or getattr(dls.train_ds, 'loss_func', None)
+def _y_scale(to, y_scale, y_range, n_out, loss_func):
+    "A `TargetScale`, or None where the outputs are left as they are"
+    if y_scale is False or isinstance(y_scale, TargetScale): return y_scale or None
+    if y_scale is None: return None if y_range else get_y_scale(to, n_out, loss_func)
+    if not is_listy(y_scale) or len(y_scale) != 2:
+        raise ValueError(f"y_scale={y_scale!r}: give the target's (mean, std), or False")
+    return TargetScale(*y_scale, loss_power(loss_func or getattr(to, 'loss_func', None)))
+
+def _member_loss(to, loss_func):
+    loss_func = loss_func or getattr(to, 'loss_func', None)
     if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
-    if not isinstance(loss_func, MemberLoss): loss_func = MemberLoss(loss_func)
-    return (config if 'average' in config else {**config, 'average':average_for(loss_func.base)}),loss_func
+    return loss_func if isinstance(loss_func, MemberLoss) else MemberLoss(loss_func)
 
-def _scale(dls, config, n_out, loss_func):
-    "The scale of the target that goes into the model"
-    given = config.get('y_scale')
-    if given is None: return None if config.get('y_range') else get_y_scale(dls.train_ds, n_out, loss_func)
-    if given is False or isinstance(given, TargetScale): return given or None
-    if not is_listy(given) or len(given) != 2:
-        raise ValueError(f"y_scale={given!r}: give the target's (mean, std), or False")
-    return TargetScale(*given, loss_power(loss_func or getattr(dls.train_ds, 'loss_func', None)))
+def _callbacks(model, cbs):
+    "`cbs`, and those that the model needs"
+    cbs = L(cbs)
+    # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
+    held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
+    if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
+    return cbs + [AverageMembers()] if model.members > 1 else cbs
 
+# %% ../nbs/09_learner.ipynb #c306f680
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -68,29 +79,26 @@ def dropconnect_learner(
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
-    y_scale=None, # Mean and std that answers start from; None: the target's, unless there is a `y_range`; False: none
+    y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1, more below 5000 rows
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
-    given = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale, members=members,
-                 y_scale=y_scale, ps=ps)
-    _check_numbers(dls.train_ds)
-    given = {**(config or {}), **{k:v for k,v in given.items() if v is not None}}
-    config = {**_defaults(len(dls.train_ds), len(dls.cont_names)), **given}
-    if layers is None: layers = [400,200]
-    emb_szs = get_emb_sz(dls.train_ds, emb_szs or {})
+    overrides = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
+                     members=members, y_scale=y_scale, ps=ps)
+    to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
+    _check_numbers(to)
+    config = _merge(_defaults(len(to), n_cont), config, overrides)
+    emb_szs = get_emb_sz(to, emb_szs or {})
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
-    config['y_scale'] = _scale(dls, config, n_out, kwargs.get('loss_func'))
-    if config.get('cont_edges') is None: config['cont_edges'] = get_cont_edges(dls.train_ds, n_bins)
+    config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)
+    if 'cont_edges' not in config: config['cont_edges'] = get_cont_edges(to, n_bins)
     elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give one of them")
-    if config['members'] != 1: config,kwargs['loss_func'] = _vote(dls, config, kwargs.get('loss_func'))
-    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, layers, **config)
-    cbs = L(kwargs.pop('cbs', None))
-    # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
-    held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
-    if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
-    if model.members > 1: cbs = cbs + [AverageMembers()]
-    return TabularLearner(dls, model, cbs=cbs, lr=ifnone(lr, 1e-2), **kwargs)
+    if config['members'] != 1:
+        loss_func = _member_loss(to, loss_func)
+        if 'average' not in config: config['average'] = average_for(loss_func.base)
+    model = DropConnectTabularModel(emb_szs, n_cont, n_out, ifnone(layers, [400,200]), **config)
+    return TabularLearner(dls, model, loss_func=loss_func, cbs=_callbacks(model, kwargs.pop('cbs', None)),
+                          lr=ifnone(lr, 1e-2), **kwargs)

@@ -358,6 +358,13 @@ def test_contradictions(dls, kwargs):
                                                        layers=['layers.0', 'layers.1']))
 
 
+def test_rescale_is_the_models_own_unless_the_callback_says_otherwise(dls):
+    model = plain_learner(dls, rescale=False).model
+    TabularLearner(dls, model, cbs=DropConnectCallback())
+    with pytest.raises(ValueError, match="rescale=True contradicts the masks that the model has, with rescale=False"):
+        TabularLearner(dls, model, cbs=DropConnectCallback(rescale=True))
+
+
 # 9. Nearly free
 
 def test_trainable_learner_has_no_callback(dls):

@@ -15,7 +15,7 @@ from fastai.tabular.all import (Categorify, FillMissing, Normalize, RegressionBl
 
 import dropconnect_tab.data as data
 from dropconnect_tab.all import TabTensorDL, dropconnect_learner, fast_dls
-from dropconnect_tab.data import fits_on, smallest_int
+from dropconnect_tab.data import _fits_on, _smallest_int
 
 PROCS = [Categorify, FillMissing, Normalize]
 KINDS = [dict(), dict(y='cheap'), dict(y='band'), dict(y=['price', 'cost']), dict(cat=()), dict(cont=()),
@@ -61,8 +61,8 @@ def builds(monkeypatch):
     res = []
     def counted(codes):
         res.append(len(codes))
-        return smallest_int(codes)
-    monkeypatch.setattr(data, 'smallest_int', counted)
+        return _smallest_int(codes)
+    monkeypatch.setattr(data, '_smallest_int', counted)
     return res
 
 
@@ -380,25 +380,25 @@ def test_codes_are_kept_small_and_given_long(n, dtype):
     (0, 2**31, torch.int64), (-2**31-1, 0, torch.int64)])
 def test_smallest_int(low, high, dtype):
     codes = torch.tensor([[low, high]])
-    small = smallest_int(codes)
+    small = _smallest_int(codes)
     assert small.dtype == dtype and torch.equal(small.long(), codes)
 
 
-def test_smallest_int_of_nothing(): assert smallest_int(torch.empty(7, 0, dtype=torch.long)).shape == (7, 0)
+def test_smallest_int_of_nothing(): assert _smallest_int(torch.empty(7, 0, dtype=torch.long)).shape == (7, 0)
 
 
 def test_a_table_fits_into_a_quarter_of_what_is_free(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: asked.append(device) or (4000, 10**9))
     gpu = torch.device('cuda', 1)
-    assert fits_on(1000, gpu) and not fits_on(1001, gpu) and asked == [gpu, gpu]
-    assert fits_on(10**18, torch.device('cpu')) and len(asked) == 2
+    assert _fits_on(1000, gpu) and not _fits_on(1001, gpu) and asked == [gpu, gpu]
+    assert _fits_on(10**18, torch.device('cpu')) and len(asked) == 2
 
 
 @pytest.mark.parametrize('fits, home', [(True, 'meta'), (False, 'cpu')])
 def test_a_table_that_does_not_fit_stays_with_the_host(monkeypatch, fits, home):
     asked = []
-    monkeypatch.setattr(data, 'fits_on', lambda *args: asked.append(args) or fits)
+    monkeypatch.setattr(data, '_fits_on', lambda *args: asked.append(args) or fits)
     dls = fast()
     dls.to('meta')
     table = dls.train.table
@@ -408,7 +408,7 @@ def test_a_table_that_does_not_fit_stays_with_the_host(monkeypatch, fits, home):
 
 
 def test_table_device_decides_without_asking(monkeypatch):
-    monkeypatch.setattr(data, 'fits_on', lambda *args: pytest.fail('asked'))
+    monkeypatch.setattr(data, '_fits_on', lambda *args: pytest.fail('asked'))
     dls = fast(table_device='meta')
     assert {o.device.type for o in dls.train.table} == {'meta'}
     dls = fast(table_device='cpu')

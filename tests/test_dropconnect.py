@@ -197,7 +197,8 @@ def test_more_samples_vary_less():
 
 @pytest.mark.parametrize('kwargs, match', [
     (dict(weight_p=1.), 'weight_p=1.0'), (dict(weight_p=-.1), 'weight_p=-0.1'), (dict(per='row'), "per='row'"),
-    (dict(inference='max'), "inference='max'"), (dict(n_samples=0), 'n_samples=0: give at least 1')])
+    (dict(inference='max'), "inference='max'"), (dict(n_samples=0), 'n_samples=0: give a whole number, 1 or more'),
+    (dict(n_samples=2.5), 'n_samples=2.5')])
 def test_bad_settings(kwargs, match):
     with pytest.raises(ValueError, match=match): DropConnectLinear(3, 4, **kwargs)
     lin = nn.Linear(3, 4)

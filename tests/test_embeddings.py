@@ -16,7 +16,8 @@ from torch import nn
 
 from dropconnect_tab.all import DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, only_masks
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.embeddings import ContEmbedding, TargetScale, bin_edges, loss_power, get_cont_edges, get_y_scale
+from dropconnect_tab.embeddings import ContEmbedding, TargetScale, bin_edges, get_cont_edges, get_y_scale
+from dropconnect_tab.members import loss_power
 
 
 # --- bins -----------------------------------------------------------------------------------------------------------
@@ -142,16 +143,16 @@ def test_embeddings_and_scale_add_their_own_keys_and_nothing_else(members):
 
 # --- the target's scale ---------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('loss, degree', [(MSELossFlat(), 2), (L1LossFlat(), 1)])
+@pytest.mark.parametrize('loss, power', [(MSELossFlat(), 2), (L1LossFlat(), 1)])
 @pytest.mark.parametrize('unit', [1e-6, 1., 1e6])
-def test_gradients_are_those_of_a_target_of_size_1(unit, loss, degree):
+def test_gradients_are_those_of_a_target_of_size_1(unit, loss, power):
     y = torch.tensor([[1.], [-2.], [.5]])
     def gradient(scale, y):
         x = torch.tensor([[.3], [.1], [-.7]], requires_grad=True)
         loss(scale(x) if scale else x, y).backward()
         return x.grad
-    assert loss_power(loss) == degree
-    assert torch.allclose(gradient(TargetScale(7*unit, unit, degree), unit*(y+7)), gradient(None, y), atol=1e-4)
+    assert loss_power(loss) == power
+    assert torch.allclose(gradient(TargetScale(7*unit, unit, power), unit*(y+7)), gradient(None, y), atol=1e-4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
@@ -180,7 +181,7 @@ def test_copies_of_the_scale():
     scale, other, x = TargetScale([5, 3], [2, 4]), TargetScale([0, 0], [1, 1]), torch.randn(4, 2)
     other.load_state_dict(scale.state_dict())
     for o in (other, copy.deepcopy(scale), pickle.loads(pickle.dumps(scale))):
-        assert torch.equal(o(x), torch.tensor([5, 3]) + torch.tensor([2, 4])*x) and o.degree == 2
+        assert torch.equal(o(x), torch.tensor([5, 3]) + torch.tensor([2, 4])*x) and o.power == 2
     assert 'mean=[5.0, 3.0], std=[2.0, 4.0]' in repr(scale) and scale.double()(x.double()).dtype == torch.float64
 
 
@@ -235,13 +236,13 @@ def test_targets_that_nobody_can_learn():
     assert get_y_scale(table({'y': np.r_[np.arange(80.), [np.nan]*20]}), 1).mean.item() == 39.5  # the test's own gaps
 
 
-@pytest.mark.parametrize('loss, degree', [(None, 2), (nn.MSELoss(), 2), (nn.functional.mse_loss, 2), (L1LossFlat(), 1),
+@pytest.mark.parametrize('loss, power', [(None, 2), (nn.MSELoss(), 2), (nn.functional.mse_loss, 2), (L1LossFlat(), 1),
                                           (MemberLoss(MSELossFlat()), 2), (lambda a, b: (a-b).abs().mean(), 1),
                                           (partial(F.mse_loss, reduction='sum'), 2), (MemberLoss(F.l1_loss), 1),
                                           (MemberLoss(nn.MSELoss()), 2), (F.l1_loss, 1)])
-def test_degrees_of_losses(loss, degree):
-    assert loss_power(loss) == degree
-    assert get_y_scale(table({'y': np.arange(100.)}), 1, loss).degree == degree
+def test_powers_of_losses(loss, power):
+    assert loss_power(loss) == power
+    assert get_y_scale(table({'y': np.arange(100.)}), 1, loss).power == power
 
 
 # --- through the learner --------------------------------------------------------------------------------------------
@@ -313,8 +314,8 @@ def test_what_the_learner_is_told():
     assert dropconnect_learner(dls, y_range=(0, 1e7)).model.y_scale is None
     assert dropconnect_learner(dls, y_scale=False).model.y_scale is None
     given = dropconnect_learner(dls, y_scale=(5, 2)).model.y_scale
-    assert (given.mean.item(), given.std.item(), given.degree) == (5, 2, 2)
-    assert dropconnect_learner(dls, y_scale=(5, 2), loss_func=L1LossFlat()).model.y_scale.degree == 1
+    assert (given.mean.item(), given.std.item(), given.power) == (5, 2, 2)
+    assert dropconnect_learner(dls, y_scale=(5, 2), loss_func=L1LossFlat()).model.y_scale.power == 1
     config = dropconnect_config(y_scale=(5, 2))
     assert dropconnect_learner(dls, config=config).model.y_scale.mean.item() == 5 and config == dict(y_scale=(5, 2))
     with pytest.raises(ValueError, match="both say where"): dropconnect_learner(dls, y_scale=(5, 2), y_range=(0, 1))

@@ -116,6 +116,7 @@ def test_which_layers_and_how_much(kwargs, zeros):
     (dict(unit='neuron'), "unit='neuron' is unknown: choose one of 'weight', 'feature'"),
     (dict(unit='feature'), "a Sequential does not tell the widths of its table columns; set model.column_groups"),
     (dict(seed='x'), "seed='x': give a whole number, or None"),
+    (dict(seed=2.5), "seed=2.5: give a whole number, or None"),
 ])
 def test_bad_settings(kwargs, match):
     with pytest.raises(ValueError, match=match): WeightMasks(mlp(), **kwargs)

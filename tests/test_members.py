@@ -19,8 +19,8 @@ from torch import nn
 
 import dropconnect_tab.layers as layers_module
 from dropconnect_tab.all import (
-    DropConnectCallback, DropConnectTabularModel, calibrate_spread, coverage, dropconnect, dropconnect_config,
-    dropconnect_learner, intervals)
+    DropConnectCallback, DropConnectTabularModel, calibrate_spread, interval_coverage, dropconnect, dropconnect_config,
+    dropconnect_learner, pred_intervals)
 from dropconnect_tab.layers import DropConnectLinear, FrozenLinear, MemberLinear, dropconnect_moments, linear
 from dropconnect_tab.masks import find_linears
 from dropconnect_tab.members import MemberOutputs, MemberLoss, average_for, average_members, no_average
@@ -65,7 +65,7 @@ def alone(model, i, **kwargs):
     return one
 
 
-def answers(model, x):
+def outputs(model, x):
     with no_average(model), torch.no_grad(): return model(*x)
 
 
@@ -101,7 +101,7 @@ single_nets = pytest.mark.parametrize('take', [alone, lambda model, i, **kwargs:
 def test_in_evaluation_each_member_is_the_net_it_would_be_alone(kind, take):
     settings, x = (drawn_once | resampled)[kind], batch()
     model = lived(**settings).eval()
-    several = answers(model, x)
+    several = outputs(model, x)
     assert several.shape == (32, K, settings.get('n_out', 1)) and several.std(1).min() > 0
     for i in range(K): assert close(take(model, i, **settings).eval()(*x), several[:, i])
     assert close(model(*x), several.mean(1))
@@ -167,7 +167,7 @@ def test_each_member_has_dropout_of_its_own_behind_shared_embeddings(lin_first, 
     with torch.no_grad():
         for l in find_linears(model).values():
             for p in l.parameters(): p.copy_(p[:1].expand_as(p))
-    several = answers(model.train(), batch())
+    several = outputs(model.train(), batch())
     assert close(several, several[:, :1].expand_as(several)) == alike
 
 
@@ -191,7 +191,7 @@ def test_a_member_is_a_copy():
 def test_a_member_of_a_net_in_double_precision(mask):
     model, x = make(mask=mask).double().eval(), batch(dtype=torch.float64)
     one = model.member(1)
-    assert {p.dtype for p in one.parameters()} == {torch.float64} and close(one(*x), answers(model, x)[:, 1], 1e-12)
+    assert {p.dtype for p in one.parameters()} == {torch.float64} and close(one(*x), outputs(model, x)[:, 1], 1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -199,7 +199,7 @@ def test_a_member_of_a_net_in_double_precision(mask):
 def test_a_member_of_a_net_on_the_gpu(mask):
     model, x = make(mask=mask).cuda().eval(), [o.cuda() for o in batch()]
     one = model.member(1)
-    assert all(o.is_cuda for o in one.state_dict().values()) and close(one(*x), answers(model, x)[:, 1])
+    assert all(o.is_cuda for o in one.state_dict().values()) and close(one(*x), outputs(model, x)[:, 1])
     assert torch.equal(one.weight_masks.keeps['layers.0.0'].cpu(), model.weight_masks.keeps['layers.0.0'][1].cpu())
 
 
@@ -285,12 +285,13 @@ def test_the_global_seed_gives_the_same_members():
 def test_member_linear_is_each_members_linear():
     for bias in (True, False):
         l, x = MemberLinear(K, 6, 4, bias), torch.randn(5, 6)
-        shared, own = l(x), l(torch.cat([x, 2*x, 3*x], 1).T[None])
+        shared, own = l(x.T[None]), l(torch.cat([x, 2*x, 3*x], 1).T[None])
         for i in range(K):
             b = l.bias[i] if bias else None
             assert close(shared[0].view(K, 4, 5)[i].T, F.linear(x, l.weight[i], b))
             assert close(own[0].view(K, 4, 5)[i].T, F.linear((i+1)*x, l.weight[i], b))
     assert 'members=3, in_features=6, out_features=4' in repr(l)
+    with pytest.raises(ValueError, match=r'not \(6, 6\): give x.T\[None\]'): l(torch.randn(6, 6))
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -463,7 +464,7 @@ def xw(request):
     if request.param == 'shared inputs': x = x[:, :1].expand(-1, K, -1)
     def inputs(n):
         many = x.repeat(n, 1, 1)
-        return many[:, 0] if request.param == 'shared inputs' else many.permute(1, 2, 0).reshape(1, K*6, 2*n)
+        return (many[:, 0].T if request.param == 'shared inputs' else many.permute(1, 2, 0).reshape(K*6, 2*n))[None]
     return x, w, inputs
 
 
@@ -545,11 +546,11 @@ def test_resampled_members_draw_at_their_rates():
     assert not torch.equal(model.train()(*x), model(*x)) and torch.equal(model.eval()(*x), model(*x))
     dense = DropConnectTabularModel(emb_szs, 2, 1, layers, weight_p=0, members=K).eval()
     dense.load_state_dict(model.state_dict())
-    assert torch.equal(answers(model, x), answers(dense, x))
+    assert torch.equal(outputs(model, x), outputs(dense, x))
 
 
 def test_a_resampled_layer_of_members_and_back():
-    lin, x = MemberLinear(K, 6, 4), torch.randn(5, 6)
+    lin, x = MemberLinear(K, 6, 4), torch.randn(5, 6).T[None]
     before, layer = lin(x), DropConnectLinear.from_linear(lin, rates, inference='mc', n_samples=3)
     assert not torch.equal(layer.eval()(x), before) and 'weight_p=(0.2, 0.5, 0.8)' in repr(layer)
     assert type(layer.to_linear()) is MemberLinear and torch.equal(lin(x), before)
@@ -563,7 +564,7 @@ def test_inference_of_resampled_members_averages_behind_the_non_linearity(infere
     torch.manual_seed(0)
     layer = DropConnectLinear.from_linear(MemberLinear(K, 60, 2), rates, inference=inference, n_samples=4000,
                                           act=nn.ReLU()).eval()
-    x = torch.randn(2, 60)
+    x = torch.randn(2, 60).T[None]
     mean, var = (o.detach() for o in dropconnect_moments(x, layer.weight, layer.bias, tuple(rates)))
     normal, z = torch.distributions.Normal(0, 1), mean/var.sqrt()
     expected = mean*normal.cdf(z) + var.sqrt()*normal.log_prob(z).exp()
@@ -613,7 +614,7 @@ losses = {
 
 
 def loss_case(name):
-    "A copy of the loss, answers of three members, and a target"
+    "A copy of the loss, outputs of three members, and a target"
     torch.manual_seed(0)
     base, kind = losses[name]
     pred = torch.randn(32, K, dict(numbers=2, classes=3).get(kind.split()[-1], 1))
@@ -787,7 +788,9 @@ class Tanh(nn.MSELoss):
 @pytest.mark.parametrize('loss, average', [
     *((losses[k][0], 'mean') for k, v in losses.items() if v[1] in ('numbers', 'probabilities')),
     *((losses[k][0], 'softmax') for k, v in losses.items() if v[1] == 'classes' and k != 'function'),
-    (nn.CrossEntropyLoss(), 'softmax'), (BCEWithLogitsLossFlat(), 'sigmoid'), (nn.BCEWithLogitsLoss(), 'sigmoid')],
+    (nn.CrossEntropyLoss(), 'softmax'), (BCEWithLogitsLossFlat(), 'sigmoid'), (nn.BCEWithLogitsLoss(), 'sigmoid'),
+    (partial(F.cross_entropy, label_smoothing=.1), 'softmax'),
+    (partial(F.binary_cross_entropy_with_logits, pos_weight=torch.ones(1)), 'sigmoid')],
     ids=repr)
 def test_the_average_that_goes_with_a_loss(loss, average): assert average_for(loss) == average
 
@@ -1004,16 +1007,16 @@ def test_member_preds_of_one_net(dls):
             learn.member_preds()
 
 
-def test_nothing_is_left_apart(trained):
+def test_the_average_comes_back(trained):
     learn = trained('price')
     before = quietly(learn, 'get_preds')[0]
     quietly(learn, 'member_preds')
     with pytest.raises(RuntimeError, match='broken'):
         with no_average(learn.model): raise RuntimeError('broken')
-    assert learn.model.apart is False and torch.equal(quietly(learn, 'get_preds')[0], before)
+    assert learn.model.average == 'mean' and torch.equal(quietly(learn, 'get_preds')[0], before)
     with no_average(learn.model):
         with no_average(learn.model): pass
-        assert learn.model.apart
+        assert learn.model.average is False
 
 
 @pytest.mark.parametrize('kind', ['price', 'costs', 'frozen'])
@@ -1023,10 +1026,10 @@ def test_the_spread_of_members(trained, kind):
     each = quietly(learn, 'member_preds')
     assert close(mean, each.mean(1)) and close(std, each.std(1)) and close(mean, quietly(learn, 'get_preds')[0])
     assert torch.equal(targs, by_hand(learn)[1])
-    covered = coverage(mean, std, targs, .9, calibrate_spread(mean, std, targs, .9)*(1+1e-5))
+    covered = interval_coverage(mean, std, targs, .9, calibrate_spread(mean, std, targs, .9)*(1+1e-5))
     n = targs.numel()
     assert round(covered*n) == math.ceil(.9*(n+1))
-    low, high = intervals(mean, std, .9)
+    low, high = pred_intervals(mean, std, .9)
     assert (low < mean).all() and (mean < high).all()
 
 
@@ -1064,7 +1067,7 @@ def test_resampled_members_answer_n_times_each(trained, n):
     learn.model.eval()
     for l in ls: l.inference = 'mc'
     torch.manual_seed(3)
-    several = torch.cat([torch.cat([answers(learn.model, b[:2]) for _ in range(n)], 1) for b in learn.dls.valid])
+    several = torch.cat([torch.cat([outputs(learn.model, b[:2]) for _ in range(n)], 1) for b in learn.dls.valid])
     for l in ls: l.inference = 'mean'
     assert several.shape == (80, n*K, 1) and close(ours.mean, several.mean(1)) and close(ours.std, several.std(1))
 
@@ -1075,4 +1078,4 @@ def test_seeds_of_resampled_members(trained):
     a, b, c = (quietly(learn, 'get_preds_dist', n=2, seed=s).mean for s in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c) and torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(quietly(learn, 'get_preds_dist').mean, quietly(learn, 'get_preds_dist').mean)
-    assert {l.inference for l in hidden(learn.model).values()} == {'mean'} and learn.model.apart is False
+    assert {l.inference for l in hidden(learn.model).values()} == {'mean'} and learn.model.average == 'mean'

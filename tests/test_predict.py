@@ -7,7 +7,7 @@ from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import CrossEntropyLossFlat, accuracy
 
 from dropconnect_tab.all import (
-    calibrate_spread, coverage, intervals, plot_coverage, plot_error_spread, plot_reliability)
+    calibrate_spread, interval_coverage, pred_intervals, plot_coverage, plot_error_spread, plot_reliability)
 
 
 def trained(y='price', tmp_path='.', **kwargs):
@@ -108,19 +108,19 @@ def test_calibration_finds_the_factor_of_a_normal():
     targs = 3*torch.randn(50_000, 1)
     mean, std = torch.zeros_like(targs), torch.ones_like(targs)
     for level in (.5, .9): assert abs(calibrate_spread(mean, std, targs, level)-3) < .06
-    assert abs(coverage(mean, std, targs, .9, factor=3)-.9) < .01 and coverage(mean, std, targs, .9) < .5
+    assert abs(interval_coverage(mean, std, targs, .9, factor=3)-.9) < .01 and interval_coverage(mean, std, targs, .9) < .5
 
 
 def test_calibrated_rows_are_covered_exactly():
     torch.manual_seed(0)
     mean, std, targs = torch.randn(999), torch.rand(999)+.1, torch.randn(999)
     for level in (.1, .5, .9, .95):
-        covered = coverage(mean, std, targs, level, calibrate_spread(mean, std, targs, level)*(1+1e-6))
+        covered = interval_coverage(mean, std, targs, level, calibrate_spread(mean, std, targs, level)*(1+1e-6))
         assert round(covered*999) == round(1000*level)
 
 
 def test_intervals_are_central():
-    low, high = intervals(torch.tensor([1., 2.]), torch.tensor([1., .5]), .95, factor=2)
+    low, high = pred_intervals(torch.tensor([1., 2.]), torch.tensor([1., .5]), .95, factor=2)
     assert torch.allclose(low, torch.tensor([1-3.92, 2-1.96]), atol=.01) and torch.allclose(high+low, torch.tensor([2., 4.]))
 
 
@@ -141,7 +141,7 @@ def test_plot_coverage():
     mean, std, targs = torch.zeros(500), torch.ones(500), torch.randn(500)
     ax = plot_coverage(mean, std, targs, 2., label='mine')
     levels, shares = ax.lines[1].get_data()
-    assert [round(float(o), 6) for o in shares] == [round(coverage(mean, std, targs, float(p), 2.), 6) for p in levels]
+    assert [round(float(o), 6) for o in shares] == [round(interval_coverage(mean, std, targs, float(p), 2.), 6) for p in levels]
     assert plot_coverage(mean, std, targs, ax=ax) is ax and len(ax.lines) == 4
     assert ax.get_legend().get_texts()[0].get_text() == 'mine'
 

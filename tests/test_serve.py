@@ -171,30 +171,30 @@ def test_codes_without_categorify():
 def test_the_class_is_that_of_predict(y, kwargs):
     df, learn = x_df(), fitted(make_dls(y, bs=16), n=4, **kwargs)
     answer = learn.predictor()
-    decided = answer.decide(df)
+    decided = answer.predict(df)
     assert len(decided) == 30 and len(set(decided)) > 1 and set(decided) <= set(make_df()[y])
     for i in range(5):
         full, _, probs = learn.predict(df.iloc[i])
-        assert answer.decide(df.iloc[i]) == answer.decide(dict(df.iloc[i])) == decided[i]
+        assert answer.predict(df.iloc[i]) == answer.predict(dict(df.iloc[i])) == decided[i]
         assert full.decode().items[y].iloc[0] == decided[i]
         assert_close(answer(df.iloc[i]), probs)
 
 
 def test_the_number_is_that_of_predict(learn, answer):
     df = x_df()
-    decided = answer.decide(df)
+    decided = answer.predict(df)
     assert isinstance(decided, list) and {type(o) for o in decided} == {float}
     for i in range(5):
         _, number, _ = learn.predict(df.iloc[i])
-        assert type(answer.decide(df.iloc[i])) is float
-        assert_close([answer.decide(df.iloc[i]), decided[i]], [float(number)]*2)
+        assert type(answer.predict(df.iloc[i])) is float
+        assert_close([answer.predict(df.iloc[i]), decided[i]], [float(number)]*2)
 
 
 def test_several_targets_are_several_numbers():
     df, learn = x_df(), fitted(make_dls(['price', 'cost']))
     answer = learn.predictor()
-    assert_close(answer.decide(df.iloc[0]), learn.predict(df.iloc[0])[1])
-    assert_close(answer.decide(df), answer(df))
+    assert_close(answer.predict(df.iloc[0]), learn.predict(df.iloc[0])[1])
+    assert_close(answer.predict(df), answer(df))
 
 
 def test_several_labels():
@@ -207,15 +207,15 @@ def test_several_labels():
     wanted = [learn.predict(df.iloc[i])[1].tolist() for i in range(10)]
     assert len({tuple(o) for o in wanted}) > 1
     named = [[n for n, o in zip(['dear', 'large'], w) if o] for w in wanted]
-    decided = [answer.decide(df.iloc[i]) for i in range(10)]
+    decided = [answer.predict(df.iloc[i]) for i in range(10)]
     assert decided in (wanted, named)  # whether each, or which
-    assert answer.decide(df.iloc[:10]) == decided
+    assert answer.predict(df.iloc[:10]) == decided
 
 
 def test_the_threshold_of_the_loss():
     learn = fitted(make_dls('cheap'), n_out=1, loss_func=BCEWithLogitsLossFlat(thresh=.95))
     answer = learn.predictor()
-    p, decided = answer(x_df())[:, 0], answer.decide(x_df())
+    p, decided = answer(x_df())[:, 0], answer.predict(x_df())
     assert ((p > .5) & (p < .95)).any()
     assert decided == ['yes' if o > .95 else 'no' for o in p]
 
@@ -422,7 +422,7 @@ def test_a_table_without_rows(y, n_out, members):
     answer = fitted(make_dls(y), members=members).predictor()
     for empty in (x_df().iloc[:0], pd.DataFrame(columns=list(x_df().columns))):
         assert answer(empty).shape == (0, n_out) and answer(empty).dtype == np.float32
-        assert answer.decide(empty) == []
+        assert answer.predict(empty) == []
 
 
 @pytest.mark.parametrize('bs', [1, 7, 30, 1000])
@@ -457,14 +457,14 @@ def test_what_it_is_given_is_left_as_it_was(answer):
     for a, o in ((answer, df), (filling, gaps)):
         before, series, as_dict = o.copy(deep=True), o.iloc[0].copy(), dict(o.iloc[0])
         given = o.iloc[0]
-        a(o), a(given), a(as_dict), a.decide(o)
+        a(o), a(given), a(as_dict), a.predict(o)
         pd.testing.assert_frame_equal(o, before)
         pd.testing.assert_series_equal(given, series)
         assert list(as_dict) == list(o.columns) and pd.Series(as_dict, name=series.name).equals(series)
 
 
 def test_silence(answer, capfd):
-    answer(x_df()), answer(x_df().iloc[0]), answer.decide(x_df())
+    answer(x_df()), answer(x_df().iloc[0]), answer.predict(x_df())
     assert capfd.readouterr() == ('', '')
 
 
@@ -512,7 +512,7 @@ def test_a_loaded_learner(tmp_path, y, fast):
     learn.export('net.pkl')
     again = load_learner(tmp_path/'net.pkl').predictor()
     assert np.array_equal(again(x_df()), learn.predictor()(x_df()))
-    assert again.decide(x_df()) == learn.predictor().decide(x_df())
+    assert again.predict(x_df()) == learn.predictor().predict(x_df())
 
 
 TASKS = dict(number=('price', {}), y_range=('price', dict(y_range=(-1, 1))), a_function=('price', dict(
@@ -527,13 +527,13 @@ def test_the_pickle_answers_the_same(name):
     answer = fitted(make_dls(y), **kwargs).predictor()
     again = pickle.loads(pickle.dumps(answer))
     assert np.array_equal(again(x_df()), answer(x_df()))
-    assert again.decide(x_df()) == answer.decide(x_df())
+    assert again.predict(x_df()) == answer.predict(x_df())
 
 
 SERVE = """
 import pickle, sys
 answers, df = pickle.load(open(sys.argv[1], 'rb'))
-res = [(o(df), o.decide(df), o(df.iloc[0])) for o in map(pickle.loads, answers)]
+res = [(o(df), o.predict(df), o(df.iloc[0])) for o in map(pickle.loads, answers)]
 pickle.dump(res, open(sys.argv[2], 'wb'))
 """
 
@@ -549,8 +549,8 @@ def test_another_process_gives_the_same_answers(tmp_path, names):
         assert table.dtype == np.float32
         assert_close(table, answer(df))
         assert_close(one, answer(df.iloc[0]))
-        if answer.vocab is None: assert_close(decided, answer.decide(df))
-        else: assert decided == answer.decide(df)
+        if answer.vocab is None: assert_close(decided, answer.predict(df))
+        else: assert decided == answer.predict(df)
 
 
 def marked(n):
@@ -590,11 +590,11 @@ def test_training_goes_on_and_the_predictor_stays():
         learn.fit(1, 1e-2)
         return learn
     df, kept = x_df(), []
-    def ask(learn): kept.extend([answer := learn.predictor(), answer(df), answer.decide(df)])
+    def ask(learn): kept.extend([answer := learn.predictor(), answer(df), answer.predict(df)])
     learn, twin = trained_twice(ask), trained_twice(lambda learn: None)
     for a, b in zip(learn.model.state_dict().values(), twin.model.state_dict().values()): assert torch.equal(a, b)
     answer, preds, decided = kept
-    assert np.array_equal(answer(df), preds) and answer.decide(df) == decided
+    assert np.array_equal(answer(df), preds) and answer.predict(df) == decided
     assert not np.allclose(learn.predictor()(df), preds)
 
 

@@ -21,8 +21,10 @@ chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shuti
 
 pages = ['index', 'install', 'start', 'idea', 'doors', 'when', 'faq', 'comparison', 'results']
 tutorials = sorted(o.stem for o in (root/'nbs'/'tutorials').glob('*.ipynb'))
-modules = sorted(o.stem for o in (root/'dropconnect_tab').glob('*.py') if o.stem[0] != '_' and o.stem != 'all')
-every = [f'{o}.html' for o in [*pages, *(f'tutorials/{o}' for o in tutorials), *(f'api/{o}' for o in modules)]]
+sources = [o.relative_to(root/'dropconnect_tab').with_suffix('') for o in (root/'dropconnect_tab').rglob('*.py')]
+modules = sorted('.'.join(o.parts) for o in sources if o.name[0] != '_' and o.name != 'all')
+def api(module): return f"api/{module.replace('.', '/')}"
+every = [f'{o}.html' for o in [*pages, *(f'tutorials/{o}' for o in tutorials), *map(api, modules)]]
 
 
 class Page(HTMLParser):
@@ -106,7 +108,7 @@ def test_pictures_are_there(parsed, site):
 @pytest.mark.parametrize('module', modules)
 def test_reference_has_every_name_and_argument(module, parsed, site):
     import inspect
-    mod, page = import_module(f'dropconnect_tab.{module}'), f'api/{module}.html'
+    mod, page = import_module(f'dropconnect_tab.{module}'), f'{api(module)}.html'
     text = (site/page).read_text(encoding='utf-8')
     names = [o for o in mod.__all__ if getattr(getattr(mod, o), '__module__', '') == mod.__name__]
     names = [o for o in names if not hasattr(getattr(mod, o), '_fields')]  # named tuples explain themselves

@@ -7,13 +7,21 @@ import pandas as pd
 import pytest
 from conftest import make_df
 
-from dropconnect_tab.bench.methods import fit_net
-from dropconnect_tab.bench.tables import bundled, load_table, read_table, tables
+from dropconnect_tab.bench.tables import load_table, read_table, table_dls, tables
+from dropconnect_tab.learner import dropconnect_learner
 
-SIZES = dict(california=(16498, 4142), bike=(10886, 6493), adult=(32561, 16281), diabetes=(335, 107),
-             digits=(1415, 382), breast_cancer=(438, 131), wine=(128, 50))
+SIZES = {'california': (16498, 4142), 'bike': (10886, 6493), 'adult': (32561, 16281), 'bulldozers-codes': (20795, 5222),
+         'diabetes': (335, 107), 'digits': (1415, 382), 'breast_cancer': (438, 131), 'wine': (128, 50)}
 LEAKS = dict(bike=['instant', 'dteday', 'casual', 'registered'], adult=['fnlwgt'])
 OURS = [o for o in tables if not isinstance(tables[o], partial)]  # the others come with scikit-learn
+
+
+def fitted(table):
+    "Predictions of a small net for the test rows"
+    learn = dropconnect_learner(table_dls(table, 64, 'cpu'), layers=[20, 10], members=1)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, .01)
+        return learn.get_preds()[0].numpy()
 
 
 @pytest.fixture(params=tables)
@@ -27,7 +35,7 @@ def folder(name, request): return request.getfixturevalue('data_path') if name i
 def test_rows_and_split(name, folder):
     table = load_table(name, folder)
     train, test = table.train_idx, table.test_idx
-    assert table.name == name and (len(train), len(test)) == SIZES[name]
+    assert table.name == name.removesuffix('-codes') and (len(train), len(test)) == SIZES[name]
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(len(table.df))), "each row on one side"
     assert table.fingerprint == load_table(name, folder).fingerprint
 
@@ -47,7 +55,7 @@ def test_a_net_can_be_fitted(name, folder):
     table = load_table(name, folder)
     step = max(1, len(table.df)//400)
     some = replace(table, train_idx=table.train_idx[::step], test_idx=table.test_idx[::step])
-    pred = fit_net(some, 0, 'cpu', epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))['pred']
+    pred = fitted(some)
     n_out = len(table.classes) if table.classes else 1
     assert pred.shape == (len(some.test_idx), n_out) and np.isfinite(pred).all()
 
@@ -76,8 +84,17 @@ def test_adult_is_split_as_it_came(data_path):
         assert table.targets(idx).mean() == pytest.approx(share, abs=1e-4)
 
 
+def test_encoded_bulldozers(data_path):
+    table = load_table('bulldozers-codes', data_path)
+    assert (table.name, table.split, table.y_name, table.classes) == ('bulldozers', 'codes', 'log_price', None)
+    assert {*table.cont_names} == {'age', 'machine_hours_current_meter'} and len(table.cat_names) == 49
+    test = np.random.default_rng(1).random(26017) < .2
+    assert np.array_equal(table.test_idx, np.flatnonzero(test)) and table.times is None
+    assert table.slice().split == 'codes-slice'
+
+
 def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="table='mnist' is unknown: choose one of 'california', 'bike', 'adult', 'dia"):
+    with pytest.raises(ValueError, match="table='mnist' is unknown: choose one of 'california', 'bike', 'adult',"):
         load_table('mnist', tmp_path)
     for name in OURS:
         with pytest.raises(ValueError, match=f"{name}.*csv.gz does not exist: give the folder that holds"):
@@ -89,8 +106,8 @@ def test_a_table_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize('name, classes', [('diabetes', 0), ('digits', 10), ('breast_cancer', 2), ('wine', 3)])
 def test_bundled_tables_need_no_folder(name, classes, tmp_path):
-    table = bundled(name)
-    assert table.fingerprint == load_table(name).fingerprint == load_table(name, tmp_path).fingerprint
+    table = load_table(name)
+    assert table.fingerprint == load_table(name, tmp_path).fingerprint
     assert (table.split, table.columns, table.y_name) == ('random', 'all', 'target')
     assert table.times is None and table.cat_names == []
     assert table.classes == ([f'class {i}' for i in range(classes)] if classes else None)
@@ -195,7 +212,7 @@ def test_the_path_is_beside_the_file_that_has_it(tmp_path, monkeypatch):
 def test_a_net_can_be_fitted_on_a_table_of_ones_own(read):
     for kwargs in ({}, dict(target='cheap')):
         table = read('split = "sold"', 'drop = ["id"]', 'categorical = ["zip"]', **kwargs)
-        pred = fit_net(table, 0, 'cpu', epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))['pred']
+        pred = fitted(table)
         assert pred.shape == (len(table.test_idx), 2 if kwargs else 1) and np.isfinite(pred).all()
 
 
@@ -211,6 +228,7 @@ def test_a_net_can_be_fitted_on_a_table_of_ones_own(read):
     (['drop = ["nope"]'], "has no column 'nope'"), (['categorical = ["nope"]'], "has no column 'nope'"),
     (['continuous = ["nope"]'], "has no column 'nope'"), (['drop = [3]'], "has no column 3"),
     (['split = "shop"'], "split='shop': the column holds neither numbers nor dates: "),
+    (['categorical = ["zip", "id"]', 'continuous = ["id"]'], "has 'id' as categorical and as continuous: choose one"),
     (['continuous = ["shop"]'], r"'shop' is not numeric \(\w+\): name it in 'categorical' or 'drop' of .*houses.toml")])
 def test_descriptions_that_cannot_be(read, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines)

@@ -177,6 +177,7 @@ def _take(values, codes):
     "The `values` at `codes`, missing at -1, with the dtype that `pd.read_csv` gives them"
     return pd.Series(values).array.take(codes, allow_fill=True)
 
+# %% ../../nbs/bench/03_synthetic.ipynb #06bbfba9
 def synthetic_sales(
     n:int=12_000, # Number of sales
     seed:int=0, # The same seed draws the same table
@@ -190,7 +191,8 @@ def synthetic_sales(
     rng = np.random.default_rng(seed)
     models = _models(rng, max(24, round(2.2*n**.6)))
     day = _sale_days(rng, n, days)
-    year,time = (o.to_numpy()[day] for o in (days.year, days.year+days.day_of_year/366))
+    year = days.year.to_numpy()[day]
+    time = year + days.day_of_year.to_numpy()[day]/366
     model = _sold_models(rng, models, year)
     code,size,worth,first,years = (models[c].to_numpy()[model] for c in ('code','size','worth','first','years'))
     lgp = models.fiModelDescriptor.eq('LGP').to_numpy()[model]
