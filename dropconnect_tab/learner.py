@@ -9,9 +9,9 @@ __all__ = ['only_masks', 'dropconnect_config', 'dropconnect_learner']
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
-from .members import AverageMembers, MemberLoss, average_for
+from .members import AverageMembers, MemberLoss, average_for, loss_power
 from .model import DropConnectTabularModel
-from .embeddings import TargetScale, loss_power, get_cont_edges, get_y_scale
+from .embeddings import TargetScale, get_cont_edges, get_y_scale
 
 # %% ../nbs/09_learner.ipynb #72b31e16
 @delegates(DropConnectTabularModel.__init__)

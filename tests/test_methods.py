@@ -14,7 +14,7 @@ from conftest import hidden, make_df, make_table
 from fastai.tabular.all import set_seed
 from torch.nn import functional as F
 
-import dropconnect_tab.bench.methods as contenders
+from dropconnect_tab.bench import methods as bench_methods
 from dropconnect_tab.bench.methods import (
     METHODS, Method, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
     fit_trees, read_method, read_setting, y_limits)
@@ -36,7 +36,7 @@ def need(name):
     "Skip where a package of the method is missing, or cannot be imported"
     for package in {p for o in (name, *METHODS[name].parts) for p in METHODS[o].requires}:
         if package != 'pytabkit': pytest.importorskip(package)
-        elif contenders.find_spec(package) is None: pytest.skip('needs pytabkit')
+        elif bench_methods.find_spec(package) is None: pytest.skip('needs pytabkit')
 
 
 def method(name, **settings):
@@ -160,7 +160,7 @@ def test_y_limits(table):
 def built(monkeypatch, table):
     "A function that gives the learner of a fit, before it trains, and what it would train with"
     def fit(learn, table, epochs, lr, wd, tick, **logged): return learn, epochs, lr, wd
-    monkeypatch.setattr(contenders, '_fit', fit)
+    monkeypatch.setattr(bench_methods, '_fit', fit)
     return lambda fit=fit_net, table=table, **kwargs: fit(table, 0, 'cpu', **{**quick, **kwargs})
 
 
@@ -212,8 +212,8 @@ def test_scale_p_scales_hidden_weights_as_a_mask_does(built):
 
 
 def test_l1_makes_hidden_weights_smaller(table, monkeypatch):
-    seen, real = [], contenders.dropconnect_learner
-    monkeypatch.setattr(contenders, 'dropconnect_learner', lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    seen, real = [], bench_methods.dropconnect_learner
+    monkeypatch.setattr(bench_methods, 'dropconnect_learner', lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
     fits = [fit_net(table, 0, 'cpu', **{**quick, 'epochs': 4, 'bs': 16, 'l1': l1}) for l1 in (0, .1)]
     plain, l1 = ([w.abs().sum() for w in weights(o).values()] for o in seen)
     assert all(b < .7*a for a, b in zip(plain, l1))
@@ -440,7 +440,7 @@ def test_tabm_is_what_its_authors_recommend(monkeypatch):
     seen = {}
     def until_best(net, train, error, *rule): return seen.update(net=net, rule=rule) or {}
     def adamw(params, **kwargs): return seen.update(kwargs)
-    monkeypatch.setattr(contenders, '_until_best', until_best)
+    monkeypatch.setattr(bench_methods, '_until_best', until_best)
     monkeypatch.setattr(torch.optim, 'AdamW', adamw)
     Method('tabm').fit(make_table(n=400), 0, 'cpu')
     net, emb = seen['net'], seen['net'].num_module
@@ -453,8 +453,8 @@ def test_tabm_is_what_its_authors_recommend(monkeypatch):
 
 def test_tabm_without_numbers_is_deeper_as_its_authors_have_it(monkeypatch):
     pytest.importorskip('tabm')
-    nets, real = [], contenders._tabm_net
-    monkeypatch.setattr(contenders, '_tabm_net', lambda *a, **k: nets.append(real(*a, **k)) or nets[-1])
+    nets, real = [], bench_methods._tabm_net
+    monkeypatch.setattr(bench_methods, '_tabm_net', lambda *a, **k: nets.append(real(*a, **k)) or nets[-1])
     table = replace(make_table(), cont_names=[])
     for wanted in (table, replace(make_table(), cat_names=[]), make_table(df=make_df(200).assign(size=1.))):
         assert np.isfinite(fit_tabm(wanted, 0, 'cpu', **tabm)['pred']).all()
@@ -467,15 +467,15 @@ def test_tabm_stops_once_it_has_not_become_better_for_longer_than_its_patience()
     def train():
         epochs.append(1)
         torch.nn.init.constant_(net.weight, len(epochs))
-    found = contenders._until_best(net, train, lambda: next(errors), 100, 2)
+    found = bench_methods._until_best(net, train, lambda: next(errors), 100, 2)
     assert found == dict(best_epoch=3, last_epoch=6) and net.weight.item() == 3
-    assert contenders._until_best(net, train, lambda: float('nan'), 100, 2) == dict(best_epoch=0, last_epoch=3)
-    assert contenders._until_best(net, train, iter([3, 2, 1]).__next__, 2, 9) == dict(best_epoch=2, last_epoch=2)
+    assert bench_methods._until_best(net, train, lambda: float('nan'), 100, 2) == dict(best_epoch=0, last_epoch=3)
+    assert bench_methods._until_best(net, train, iter([3, 2, 1]).__next__, 2, 9) == dict(best_epoch=2, last_epoch=2)
 
 
 def test_tabm_learns_and_the_rows_that_it_holds_out_are_not_the_test_rows(either):
     pytest.importorskip('tabm')
-    *_, kept, held = contenders._tabm_inputs(either, 3, 'cpu')
+    *_, kept, held = bench_methods._tabm_inputs(either, 3, 'cpu')
     assert len(held) == 32 and sorted([*kept, *held]) == list(range(160))
     fit = fit_tabm(either, 3, 'cpu', **{**tabm, 'max_epochs': 40, 'd_block': 64, 'bs': 32})
     pred, y = fit['pred'], either.targets(either.test_idx)
@@ -516,7 +516,7 @@ def test_each_setting_of_tabm_has_an_effect(table, change):
 def realmlp(monkeypatch):
     "What `pytabkit`'s estimators are made with"
     need('realmlp')
-    pytabkit, seen = contenders._import_pytabkit(), []
+    pytabkit, seen = bench_methods._import_pytabkit(), []
     for kind in ('Regressor', 'Classifier'):
         cls = getattr(pytabkit, f'RealMLP_TD_{kind}')
         made = lambda cls=cls, **kwargs: seen.append(dict(kwargs, cls=cls.__name__)) or cls(**kwargs)
@@ -573,7 +573,7 @@ def test_realmlp_says_nothing_and_leaves_no_files(tmp_path, monkeypatch, capfd, 
 def test_a_package_that_is_hidden_looks_absent(monkeypatch):
     from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
-    with contenders._hidden('tabm'):
+    with bench_methods._hidden('tabm'):
         assert find_spec('tabm') is None and version('fastai')
         with pytest.raises(PackageNotFoundError): version('tabm')
     assert 'tabm' not in sys.modules or sys.modules['tabm'] is not None
@@ -582,7 +582,7 @@ def test_a_package_that_is_hidden_looks_absent(monkeypatch):
 def test_ctrl_c_stays_what_it_is_where_lightning_makes_an_exit_of_it():
     import signal
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), contenders._lightning():
+    with pytest.raises(KeyboardInterrupt), bench_methods._lightning():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(1)
     assert signal.getsignal(signal.SIGINT) == before
@@ -816,7 +816,7 @@ def test_what_cannot_be(name, settings, match):
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(contenders, 'find_spec', lambda o: None)
+    monkeypatch.setattr(bench_methods, 'find_spec', lambda o: None)
     for name, package in (('xgb,max_depth=4', 'xgboost'), ('lgbm', 'lightgbm'), ('catboost', 'catboost'),
                           ('tabm', 'tabm'), ('realmlp', 'pytabkit'), ('blend', 'xgboost')):
         with pytest.raises(ValueError, match=rf"needs {package}, .* pip install 'dropconnect_tab\[bench\]'"):
@@ -825,7 +825,7 @@ def test_a_package_that_is_not_installed(monkeypatch):
 
 
 @pytest.fixture
-def all_installed(monkeypatch): monkeypatch.setattr(contenders, 'find_spec', lambda o: True)
+def all_installed(monkeypatch): monkeypatch.setattr(bench_methods, 'find_spec', lambda o: True)
 
 
 def draws(name, n, **settings):

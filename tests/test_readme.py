@@ -1,10 +1,14 @@
 "The README's examples run, in one go, as a reader would type them."
 import re
+from dataclasses import replace
 
 import pytest
 from conftest import root
 from new_user import blocks, train, write_houses
 
+from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.runs import read_runs, run_methods
+from dropconnect_tab.bench.tables import load_table
 from dropconnect_tab.masks import find_linears
 
 text = (root/'README.md').read_text(encoding='utf-8')
@@ -33,6 +37,18 @@ def test_examples(tmp_path, monkeypatch):
     assert zeros[2] == [100*n_in, 0, 0]
     assert [getattr(learn.model, 'members', 1) for learn in learners[:5]] == [8, 1, 1, 1, 16]
     assert ns['answer'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
+
+
+def test_runs_are_handed_to_a_backend_of_joblib(tmp_path, monkeypatch):
+    "The two lines for a cluster, with the processes that joblib brings in the cluster's place"
+    import joblib
+    monkeypatch.chdir(tmp_path)
+    client, run = re.search(r'^```\n(client = .+)\n(with joblib.+)\n```', text, re.M).groups()
+    table = replace(load_table('diabetes'), train_idx=range(60), test_idx=range(60, 90))
+    ns = dict(joblib=joblib, run_methods=run_methods, table=table, methods=[Method('rf', dict(n_estimators=2))])
+    assert "'dask'" in run and 'dask' in client
+    exec(run.replace("'dask'", "'loky'"), ns)
+    assert [o['seed'] for o in read_runs('runs/diabetes-random')] == [0, 1, 2, 3, 4]
 
 
 def test_the_two_commands_come_first():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import make_df, make_table
 
-import dropconnect_tab.bench.runs as arena
+from dropconnect_tab.bench import runs as bench_runs
 from dropconnect_tab.bench.files import add_arrays, append_jsonl, lock_folder, read_arrays, read_jsonl, write_whole
 from dropconnect_tab.bench.methods import Method, read_method
 from dropconnect_tab.bench.runs import (
@@ -225,9 +225,9 @@ def test_a_run_that_is_stopped_while_it_is_written_is_run_again(table, tmp_path,
     def stop(*a, **k): raise KeyboardInterrupt
     first = run(table, 'dense', tmp_path/'whole', 2)
     run(table, 'dense', tmp_path)
-    monkeypatch.setattr(arena, step, stop)
+    monkeypatch.setattr(bench_runs, step, stop)
     with pytest.raises(KeyboardInterrupt): run(table, 'dense', tmp_path, 2)
-    monkeypatch.setattr(arena, step, dict(add_arrays=add_arrays, append_jsonl=append_jsonl)[step])
+    monkeypatch.setattr(bench_runs, step, dict(add_arrays=add_arrays, append_jsonl=append_jsonl)[step])
     assert list(lines(tmp_path)) == [('dense', 0)]
     fitted.clear()
     res = run(table, 'dense', tmp_path, 2)
@@ -338,7 +338,7 @@ def test_only_the_parent_writes(table, tmp_path, monkeypatch):
         def spy(*args, step=step, **kwargs):
             seen.append((step.__name__, os.getpid()))
             return step(*args, **kwargs)
-        monkeypatch.setattr(arena, step.__name__, spy)
+        monkeypatch.setattr(bench_runs, step.__name__, spy)
     run_methods(table, methods('rf', 'et'), 2, tmp_path, jobs=2, **forest)
     assert seen == [('add_arrays', os.getpid()), ('append_jsonl', os.getpid())]*4
     assert len(lines(tmp_path)) == 4 and len(preds(tmp_path)) == 5
@@ -355,10 +355,10 @@ def test_stopped_jobs_go_on(table, tmp_path, monkeypatch):
     def stop(*args):
         append_jsonl(*args)
         raise KeyboardInterrupt
-    monkeypatch.setattr(arena, 'append_jsonl', stop)
+    monkeypatch.setattr(bench_runs, 'append_jsonl', stop)
     with pytest.raises(KeyboardInterrupt): run_methods(table, methods('rf', 'et'), 3, tmp_path, jobs=2, **forest)
     there, = lines(tmp_path)
-    monkeypatch.setattr(arena, 'append_jsonl', append_jsonl)
+    monkeypatch.setattr(bench_runs, 'append_jsonl', append_jsonl)
     before = lines(tmp_path)[there]
     res = run_methods(table, methods('rf', 'et'), 3, tmp_path, jobs=2, **forest)
     assert before in res and len(res) == len(lines(tmp_path)) == 6
@@ -396,7 +396,7 @@ def double(x): return 2*x
 def test_backends(backend):
     "That of multiprocessing, and so Ray's, which is made of it, returns lists only"
     with joblib.parallel_config(backend=backend):
-        found = arena._as_they_finish(2, [joblib.delayed(double)(o) for o in range(5)])
+        found = bench_runs._as_they_finish(2, [joblib.delayed(double)(o) for o in range(5)])
         assert sorted(found) == [0, 2, 4, 6, 8]
 
 
@@ -571,8 +571,8 @@ def test_a_variant_of_a_deep_ensemble_keeps_its_own_settings(table, tmp_path):
 
 
 def test_progress_counts_the_epochs_of_each_net_or_the_runs_of_jobs(table, tmp_path, monkeypatch):
-    totals, real = [], arena.progress_bar
-    monkeypatch.setattr(arena, 'progress_bar', lambda o: totals.append(len(o)) or real(o))
+    totals, real = [], bench_runs.progress_bar
+    monkeypatch.setattr(bench_runs, 'progress_bar', lambda o: totals.append(len(o)) or real(o))
     run_methods(table, methods('deep-ensemble', 'dense'), 2, tmp_path, 'cpu', epochs=2, nets=3, layers=(20, 10))
     run_methods(table, methods('rf'), 3, tmp_path, 'cpu', jobs=2, **forest)
     assert totals == [2*(2*3 + 2), 3]

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 import dropconnect_tab.interpret
 from .tables import Table, tabular, table_dls
+from ..checks import check_choice, check_mask, check_weight_p
+from ..embeddings import get_cont_edges
+from ..frame import FillGaps
 from ..learner import dropconnect_config, dropconnect_learner
-from ..checks import check_choice, check_weight_p
 from ..masks import find_linears
 from ..members import MemberLoss, average_members
-from ..model import check_mask
-from ..embeddings import get_cont_edges
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c01
 def y_limits(
@@ -167,7 +167,7 @@ def fit_default(
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1d11
 def _frames(table):
     "Codes, then numbers, of the training rows and of the test rows, columns named 0, 1, ...; sizes of the categories"
-    to = tabular(table, [Categorify,FillMissing])
+    to = tabular(table, [Categorify,FillGaps])
     frames = [pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid)]
     return *frames,[len(to.classes[o]) for o in to.cat_names]
 

@@ -24,11 +24,8 @@ def read_results(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> list: # One dict for each run: its line, with 'losses' and 'group' of the rows where there are predictions
     "Read the runs in `folder`; a `ValueError` that names a line which does not belong to the others"
-    results = read_runs(folder)
-    if not results: raise ValueError(f"{folder} has no results: give the folder of a table and split, such as "
-                                     "runs/bulldozers-2012, with a runs.jsonl")
     arrays = read_arrays(Path(folder)/'preds.npz')
-    return [_with_losses(folder, res, arrays) for res in results]
+    return [_with_losses(folder, res, arrays) for res in read_runs(folder)]
 
 def _with_losses(folder, res, arrays):
     "`res` with its rows' losses, where `arrays` have its predictions; a `ValueError` if they do not fit to it"

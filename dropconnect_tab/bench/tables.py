@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, sklearn.datasets
-from fastai.tabular.all import CategoryBlock, Categorify, FillMissing, Normalize, TabularPandas
+from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularPandas
 from fastai.tabular.core import cont_cat_split
 
-from ..data import TabTensorDL
 from ..checks import check_choice
+from ..data import TabTensorDL
+from ..frame import FillGaps
 
 # %% ../../nbs/bench/01_tables.ipynb #4c2e4050
 @dataclass
@@ -81,16 +82,11 @@ def tabular(
     procs:list, # fastai's procs, such as `Categorify`
 ) -> TabularPandas:
     "`TabularPandas` of `table`, with nothing learned from its test rows"
-    df,conts = table.df,list(table.cont_names)
-    known = df[conts].iloc[table.train_idx]
-    # Gaps that only test rows have: `FillMissing` would not know them
-    if gaps := [c for c in conts if known[c].notna().all() and df[c].isna().any()]:
-        df = df.assign(**{c:df[c].fillna(known[c].median()) for c in gaps})
     splits = [list(map(int, o)) for o in (table.train_idx, table.test_idx)]
     y_block = None if table.classes is None else CategoryBlock(vocab=table.classes)
     # `reduce_memory` would make categories of the whole column, the test rows' own among them
-    return TabularPandas(df, procs, list(table.cat_names), conts, y_names=table.y_name, y_block=y_block, splits=splits,
-                         reduce_memory=False)
+    return TabularPandas(table.df, procs, list(table.cat_names), list(table.cont_names), y_names=table.y_name,
+                         y_block=y_block, splits=splits, reduce_memory=False)
 
 # %% ../../nbs/bench/01_tables.ipynb #a6f8e656
 def table_dls(
@@ -101,7 +97,7 @@ def table_dls(
 ):
     "fastai `DataLoaders` of `table`, with the test rows as their validation set"
     dl_type = dict(fastai=None, tensors=TabTensorDL)[check_choice('loader', loader, ('fastai','tensors'))]
-    return tabular(table, [Categorify,FillMissing,Normalize]).dataloaders(bs=bs, device=device, dl_type=dl_type)
+    return tabular(table, [Categorify,FillGaps,Normalize]).dataloaders(bs=bs, device=device, dl_type=dl_type)
 
 # %% ../../nbs/bench/01_tables.ipynb #44fbc30f
 def _read(folder, name):
