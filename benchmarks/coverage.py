@@ -16,13 +16,12 @@ import torch
 from fastai.tabular.all import MSELossFlat, set_seed
 from fastprogress.fastprogress import progress_bar
 
-from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.methods import y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.tables import load_table, table_dls
 from dropconnect_tab.learner import dropconnect_learner, only_masks
-from dropconnect_tab.predict import calibrate_spread, coverage
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.predict import calibrate_spread, interval_coverage
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -56,8 +55,8 @@ def main():
         for seed in range(args.seeds):
             held, test = answer(table, seed, weight_p, args.n)
             factor = calibrate_spread(*held)
-            rows.append([float((test.mean-test.targs).square().mean().sqrt()), coverage(*test),
-                         coverage(*test, factor=factor), factor])
+            rmse = float((test.mean-test.targs).square().mean().sqrt())
+            rows.append([rmse, interval_coverage(*test), interval_coverage(*test, factor=factor), factor])
         (e, raw, cal, f), (_, raw_sd, cal_sd, _) = np.mean(rows, 0), np.std(rows, 0, ddof=1)
         lines.append(f'| {table.name} {table.split} | {weight_p} | {e:.4f} | {raw:.1%} ± {raw_sd:.1%} | '
                      f'{cal:.1%} ± {cal_sd:.1%} | {f:.2f} |')

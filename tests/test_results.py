@@ -92,6 +92,12 @@ def said_by():
     sys.path.pop(0)
 
 
+@pytest.mark.parametrize('name', sorted(o.stem for o in (root/'benchmarks').glob('*.py')))
+def test_what_benchmarks_import_is_there(said_by, name):
+    if name == 'lifecycle': pytest.importorskip('fasterai')
+    said_by(name)
+
+
 @pytest.fixture(scope='module')
 def defaults(said_by):
     "What `benchmarks/defaults.py` says, and the folders of the tables"
