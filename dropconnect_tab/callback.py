@@ -11,7 +11,7 @@ from fastai.learner import SkipToEpoch
 from fastcore.basics import patch
 
 from .checks import check_mask
-from .masks import WeightMasks, choose_layers, find_linears, spread_weight_p, unwrap
+from .masks import WeightMasks, choose_layers, default_weight_p, find_linears, spread_weight_p, unwrap
 from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
 
 # %% ../nbs/06_callback.ipynb #7165f32f
@@ -20,10 +20,10 @@ class DropConnectCallback(Callback):
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
     _learn = None
     def __init__(self,
-        weight_p=None, # Fraction of each layer's weights to drop, in [0, 1): number, list or dict by name; else 0.5
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
         mask:str=None, # 'trainable' (may grow back), 'frozen' (stay 0) or 'resampled' (each step); else 'trainable'
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
-        unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together); else 'weight'
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; else one from the global generator
         rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, for the variance of outputs? Else True
         start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
@@ -51,7 +51,8 @@ def _plan(self:DropConnectCallback, model):
     "Masks for `model` by the settings; nothing is drawn yet"
     settings = {'seed':self._trial_seed, **self._settings}
     mask = settings.pop('mask', 'trainable')
-    masks = WeightMasks(model, **settings)
+    weight_p = default_weight_p(settings.pop('weight_p', None), mask)
+    masks = WeightMasks(model, weight_p, **settings)
     masks.mask = mask
     return check_resampled(masks) if mask == 'resampled' else masks
 

@@ -50,8 +50,7 @@ def _mask_image(w, keep):
 def _table_columns(learn):
     "Names of the table's columns, and how many inputs of the first layer each has; empty where they are not known"
     names = [*getattr(learn.dls, 'cat_names', []), *getattr(learn.dls, 'cont_names', [])]
-    try: widths = column_groups(unwrap(learn.model))
-    except ValueError: return [],[]
+    widths = column_groups(unwrap(learn.model)) or []
     return (names,widths) if len(names) == len(widths) else ([],[])
 
 def _mark_columns(ax, names, widths):

@@ -72,9 +72,9 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction of hidden weights to drop, in [0, 1): number, list by layer (or member), or dict by name
+    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
     mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
-    unit:str=None, # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
+    unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8

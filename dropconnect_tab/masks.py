@@ -131,12 +131,28 @@ def spread_weight_p(
 
 # %% ../nbs/01_masks.ipynb #663d938f
 def column_groups(model):
-    "Widths of the table columns in the first layer's input: the embeddings' sizes, then 1 for each continuous column"
+    "Widths of the table columns in the first layer's input: embeddings' sizes, then 1 for each number; None: unknown"
     if hasattr(model, 'column_groups'): return list(model.column_groups)
     if hasattr(model, 'embeds') and hasattr(model, 'n_cont'):
         return [e.embedding_dim for e in model.embeds] + [1]*model.n_cont
-    raise ValueError(f"unit='feature': a {type(model).__name__} does not tell the widths of its table columns; "
-                     "set model.column_groups to a list of them, or use unit='weight'")
+
+def _table_groups(model, linears, unit):
+    "`{name: groups}` of the layer that the table columns enter; a `ValueError` where `unit` asks for what is unknown"
+    groups = column_groups(model)
+    if groups is None and unit == 'feature':
+        raise ValueError(f"unit='feature': a {type(model).__name__} does not tell the widths of its table columns; "
+                         "set model.column_groups to a list of them, or use unit='weight'")
+    name = next((n for n,l in linears.items() if groups and l.in_features==sum(groups)), None)
+    return {} if name is None else {name:groups}
+
+# %% ../nbs/01_masks.ipynb #f2d20a02
+def few_inputs(n):
+    "The `weight_p` that leaves a unit two of the `n` things that enter it: `1 - 2/n`, or 0 where there are no more"
+    return max(0., 1 - 2/n)
+
+def default_weight_p(weight_p, mask):
+    "`weight_p`; where it is None, a half for masks that stay on, and still None, which is `few_inputs`, for a start"
+    return 0.5 if weight_p is None and mask != 'trainable' else weight_p
 
 # %% ../nbs/01_masks.ipynb #9ea12f15
 def _draw_seed() -> int:
@@ -151,37 +167,34 @@ class WeightMasks:
     "Keep-masks for the hidden `nn.Linear`s of one model: draw, apply, mask gradients, restore zeros, report"
     def __init__(self,
         model:nn.Module, # Any PyTorch model
-        weight_p=0.5, # Fraction of weights to drop, in [0, 1): number, list by layer (or by member), or dict by name
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None: every `nn.Linear` but the last
-        unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator when they are drawn
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     ):
-        check_choice('unit', unit, ('weight','feature'))
+        if unit is not None: check_choice('unit', unit, ('weight','feature'))
         if seed is not None: check_whole('seed', seed, what='a whole number, or None')
         model = unwrap(model)
         linears = find_linears(model)
         if layers is None and isinstance(weight_p, dict): layers = list(weight_p)
         if layers is None and weight_p == 0 and len(linears) < 2: names = []  # no hidden layer, and none asked for
         else: names = choose_layers(linears, layers)
+        groups = _table_groups(model, linears, unit) if unit=='feature' or (unit is None and weight_p is None) else {}
+        if weight_p is None: weight_p = {n:few_inputs(len(groups.get(n, range(linears[n].in_features)))) for n in names}
         self.members = next((len(l.weight) for l in linears.values() if l.weight.ndim==3), 1)
         self.weight_p = spread_weight_p(weight_p, names, self.members)
         self.linears = {n:linears[n] for n,p in self.weight_p.items() if p and linears[n].weight.requires_grad}
         if any(self.weight_p.values()) and not self.linears:
             raise ValueError(f"the weights of {', '.join(map(repr, names))} do not require gradients: "
                              "unfreeze a layer, or choose others")
-        self.unit,self.seed,self.rescale,self.mask = unit,seed,rescale,'trainable'
-        self.groups = self._table_groups(model, linears) if unit=='feature' else {}
+        if unit == 'feature' and self.linears and not groups.keys() & self.linears.keys():
+            raise ValueError(f"unit='feature': no masked layer takes the {len(column_groups(model))} table columns "
+                             f"({sum(column_groups(model))} inputs wide); masked are {list(self.linears)}")
+        self.groups = {n:o for n,o in groups.items() if n in self.linears}
+        self.unit = unit or ('feature' if self.groups else 'weight')
+        self.seed,self.rescale,self.mask = seed,rescale,'trainable'
         self._keeps,self._factors = None,{}
-
-    def _table_groups(self, model, linears):
-        "`{name: groups}` of the layer that the table columns enter"
-        groups = column_groups(model)
-        name = next((n for n,l in linears.items() if l.in_features==sum(groups)), None)
-        if self.linears and name not in self.linears:
-            raise ValueError(f"unit='feature': no masked layer takes the {len(groups)} table columns "
-                             f"({sum(groups)} inputs wide); masked are {list(self.linears)}")
-        return {name:groups}
 
     def draw(self) -> dict: # Name → keep-mask (bool, on the CPU)
         "The masks of this seed: always the same ones"

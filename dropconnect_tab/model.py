@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .checks import check_choice, check_mask, check_whole
-from .masks import WeightMasks, member_ps
+from .masks import WeightMasks, default_weight_p, member_ps
 from .layers import MemberLayers, freeze_masks, resample_masks
 from .members import AVERAGES, average_members, for_member_loss
 from .embeddings import ContEmbedding, TargetScale
@@ -54,9 +54,9 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=0.5, # Fraction of hidden weights to drop, in [0, 1): number, list by layer (or member), dict by name
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
-        unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of nets over the same embeddings, each with its own weights and masks, that vote
@@ -76,6 +76,7 @@ class DropConnectTabularModel(TabularModel):
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
         self.members,self.average = members,average
+        weight_p = default_weight_p(weight_p, mask)
         self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale)
         if mask == 'resampled': resample_masks(self.weight_masks)
         else: self.weight_masks.apply()

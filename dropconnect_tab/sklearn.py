@@ -109,9 +109,9 @@ class _DropConnectEstimator(BaseEstimator):
     _of_learner = 'weight_p','mask','unit','rescale','members','layers','n_bins','ps','config','lr','opt_func'
     def __init__(self,
         *,
-        weight_p=0.5, # Fraction of hidden weights to drop, in [0, 1): number, list (one a member), dict by layer
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: a unit keeps 2 inputs
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (each step)
-        unit:str='weight', # What is dropped: 'weight', or 'feature' (all inputs of a table column together, per unit)
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
         members:int=8, # Nets over the same embeddings, each with its own weights and masks, that vote
         layers:list=None, # Sizes of hidden layers; None: [400,200]

@@ -109,7 +109,7 @@ def test_lr_find_searches_on_the_masked_net_that_training_starts_with(dls, mask)
         order = 100
         def before_batch(self):
             if self.training and self.train_iter == 0: seen[hasattr(self.learn, 'lr_finder')] = keeps(self.model)
-    learn = plain(dls, DropConnectCallback(mask=mask), Spy())
+    learn = plain(dls, DropConnectCallback(.5, mask), Spy())
     with learn.no_bar(): learn.lr_find(show_plot=False, num_it=10)
     fit(learn, 1)
     assert same(seen[True], seen[False])
@@ -136,7 +136,7 @@ def test_nothing_after_the_start_draws_moves_or_deepens(dls, door, mask):
 
 
 def test_a_mask_starts_with_the_first_training_batch(dls):
-    learn = plain(dls, cb := Recorded(), DropConnectCallback(seed=1))
+    learn = plain(dls, cb := Recorded(), DropConnectCallback(.5, seed=1))
     fit(learn, 2)
     n = find_linears(learn.model)['layers.0.0'].weight.numel()
     assert cb.zeros[0] == n//2 and cb.zeros[1] < n//20
@@ -423,11 +423,13 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
     assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
-    assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's" and not says
+    assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
     assert model.y_scale.std.item() == pytest.approx(y.std(ddof=0))
     masks = model.weight_masks
-    assert (masks.mask, masks.unit, masks.rescale, {*masks.weight_p.values()}) == ('trainable', 'weight', True, {.5})
+    assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
+    assert 'keeps 2 inputs' in says.pop('weight_p') and says.pop('unit') == "'feature' if `weight_p` is None" and not says
+    assert list(masks.weight_p.values()) == [1-2/len(model.column_groups), 1-2/400]
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
 
@@ -508,7 +510,7 @@ def test_callback_warns_of_nothing(dls):
 def masked_by(dls, **kwargs):
     "A net after one epoch at a learning rate of 0 with the callback, and its weights before"
     set_seed(5)
-    learn = plain(dls, DropConnectCallback(**{'seed': 7, **kwargs}), opt_func=SGD)
+    learn = plain(dls, DropConnectCallback(**{'seed': 7, 'weight_p': .5, **kwargs}), opt_func=SGD)
     before = weights(learn.model)
     return fit(learn, 1, lr=0.), before
 
@@ -530,6 +532,24 @@ def test_each_argument_of_the_callback(dls):
         learn, before = masked_by(dls, rescale=rescale)
         for w, b, k in zip(weights(learn.model), before, keeps(learn.model)): assert torch.allclose(w[k], b[k]*scale)
     assert same(weights(masked_by(dls, start=False)[0].model), dense)
+
+
+@pytest.mark.parametrize('door', [partial(plain_learner, layers=layers), lambda dls, **kw: plain(dls, DropConnectCallback(**kw))])
+@pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
+def test_what_is_dropped_unless_told_otherwise(dls, door, mask):
+    "A start leaves a unit two table columns, or two units; masks that stay on drop half of the weights"
+    learn = door(dls, mask=mask)
+    seen = []
+    class Spy(Callback):
+        order = 100
+        def before_batch(self): seen.append([getattr(l, 'weight_p', None) for l in find_linears(self.model).values()])
+    fit(learn, 1, cbs=Spy())
+    masks = getattr(learn.model, 'weight_masks', None)
+    if mask == 'resampled': assert seen[0][:2] == [.5, .5]
+    elif mask == 'frozen': assert {*masks.weight_p.values()} == {.5} and masks.unit == 'weight'
+    else:
+        assert masks.unit == 'feature' and list(masks.weight_p.values()) == [1-2/4, 1-2/30]
+        assert int(masks.keeps['layers.1.0'].sum()) == 2*20
 
 
 def test_models_own_masks_need_no_settings(dls):

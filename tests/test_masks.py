@@ -62,7 +62,7 @@ def test_groups_must_fit():
         draw_mask((4, 6), .5, groups=[2, 3])
 
 
-@pytest.mark.parametrize('weight_p', [-0.1, 1.0, 'half', float('nan'), None, True])
+@pytest.mark.parametrize('weight_p', [-0.1, 1.0, 'half', float('nan'), True])
 def test_weight_p_out_of_range(weight_p):
     match = f"weight_p={weight_p!r} is not the fraction of weights to drop: give a number of at least 0 and below 1"
     with pytest.raises(ValueError, match=match): draw_mask((4, 4), weight_p)
@@ -85,15 +85,16 @@ def test_read_mask():
 
 
 @pytest.mark.parametrize('kwargs, zeros', [
-    (dict(), [120, 100, 0]),
+    (dict(), [200, 180, 0]),  # two inputs a unit
+    (dict(weight_p=0.5), [120, 100, 0]),
     (dict(weight_p=0.8), [192, 160, 0]),
     (dict(weight_p=[0.8, 0.1]), [192, 20, 0]),
     (dict(weight_p=[0.8, 0]), [192, 0, 0]),
     (dict(weight_p={'0': 0.8}), [192, 0, 0]),
     (dict(weight_p={'4': 0.5, '2': 0.2}), [0, 40, 5]),
-    (dict(layers='2'), [0, 100, 0]),
-    (dict(layers=['0', '4']), [120, 0, 5]),
-    (dict(layers=lambda n, m: m.in_features == 10), [0, 0, 5]),
+    (dict(layers='2'), [0, 180, 0]),
+    (dict(layers=['0', '4'], weight_p=.5), [120, 0, 5]),
+    (dict(layers=lambda n, m: m.in_features == 10), [0, 0, 8]),
     (dict(layers=lambda n, m: True, weight_p=.1), [24, 20, 1]),
 ])
 def test_which_layers_and_how_much(kwargs, zeros):
@@ -168,12 +169,44 @@ def test_no_seed_is_governed_by_the_global_one():
 def test_unit_feature():
     model = mlp()
     model.column_groups = [4, 3, 3, 1, 1]
-    masks = WeightMasks(model, unit='feature', seed=0).apply()
+    masks = WeightMasks(model, .5, unit='feature', seed=0).apply()
     first, second = masks.keeps['0'], masks.keeps['2']
     assert all(bool((g.all(1) == g.any(1)).all()) for g in first.split(model.column_groups, 1))
     assert int((~second).sum()) == 100  # deeper layers have no table columns
     match = r"no masked layer takes the 5 table columns \(12 inputs wide\); masked are \['2'\]"
     with pytest.raises(ValueError, match=match): WeightMasks(model, unit='feature', layers='2')
+
+
+def kept_columns(masks, name, widths):
+    "How many table columns are kept by all units of a layer"
+    return sum(int(k.any(1).sum()) for k in masks.keeps[name].split(widths, 1))
+
+
+@pytest.mark.parametrize('widths', [[4, 3, 3, 1, 1], [6, 3, 3], [9, 1, 1, 1]])
+def test_a_unit_starts_with_two_columns_and_later_with_two_units(widths):
+    model = mlp()
+    model.column_groups = widths
+    masks = WeightMasks(model, seed=0)
+    assert masks.unit == 'feature' and masks.weight_p == {'0': 1-2/len(widths), '2': 1-2/20}
+    assert kept_columns(masks, '0', widths) == 2*20 and int(masks.keeps['2'].sum()) == 2*10
+
+
+@pytest.mark.parametrize('widths', [[11, 1], [12]])
+def test_two_columns_are_all_kept(widths):
+    model = mlp()
+    model.column_groups = widths
+    masks = WeightMasks(model, seed=0).apply()
+    assert masks.unit == 'weight' and masks.weight_p == {'0': 0, '2': 1-2/20} and list(masks.linears) == ['2']
+    assert [r['zeros'] for r in masks.report()] == [180]
+
+
+def test_columns_are_not_asked_for_where_something_else_is_said():
+    model = mlp()
+    model.column_groups = [4, 3, 3, 1, 1]
+    assert WeightMasks(model, layers='2').weight_p == {'2': 1-2/20}  # the table does not enter there
+    assert WeightMasks(model, unit='weight').weight_p['0'] == 1-2/12
+    assert WeightMasks(model, unit='feature').weight_p['0'] == 1-2/5
+    assert WeightMasks(model, .5).unit == 'weight' and WeightMasks(model, .5).groups == {}
 
 
 @pytest.mark.parametrize('weight_p', [0.2, 0.5, 0.9])
@@ -201,8 +234,8 @@ def test_started_and_read():
     assert not WeightMasks(model).started()
     with pytest.raises(ValueError, match="'0', '2' has no exact zeros. Load a checkpoint of the frozen net first"):
         WeightMasks(model).read()
-    masks = WeightMasks(model, seed=1).apply()
-    again = WeightMasks(model, seed=2)
+    masks = WeightMasks(model, .5, seed=1).apply()
+    again = WeightMasks(model, .5, seed=2)
     assert again.started()
     assert torch.equal(again.read().keeps['0'], masks.keeps['0'])
     with pytest.raises(ValueError, match="50% of its weights are exactly 0, but weight_p=0.8"):
