@@ -37,13 +37,14 @@ def broadcast_p(weight, weight_p):
 # %% ../nbs/01_masks.ipynb #8ef548f9
 def _draw(n_out, n_in, weight_p, generator):
     "A keep-mask of one net, (units, inputs)"
-    n,n_drop = n_out*n_in,round(weight_p*n_out*n_in)
-    if n_drop == n:
+    n = n_out*n_in
+    n_keep = n - round(weight_p*n)
+    if not n_keep:
         raise ValueError(f"weight_p={weight_p!r} drops all {n} weights of a {n_out}x{n_in} layer: give a smaller one")
-    keep = torch.ones(n, dtype=torch.bool)
-    keep[torch.randperm(n, generator=generator)[:n_drop]] = False
-    keep = keep.view(n_out,n_in)
-    _revive(keep, generator)
+    of_unit = torch.full((n_out,1), n_keep//n_out)
+    of_unit[torch.randperm(n_out, generator=generator)[:n_keep%n_out]] += 1
+    order = torch.rand(n_out, n_in, generator=generator).argsort(1)  # each row a random permutation
+    keep = order < of_unit
     _revive(keep.T, generator)
     return keep
 
@@ -53,7 +54,7 @@ def draw_mask(
     generator:torch.Generator=None, # CPU generator to draw from; None draws from the global one
     groups:list=None, # Widths of adjacent inputs that are dropped together, as those of a table column; sum: inputs
 ) -> torch.Tensor: # Bool keep-mask of `shape` on the CPU, `True` = kept
-    "Draw a keep-mask that drops exactly `round(weight_p * n)` of its n weights, or of its n (unit, group) pairs"
+    "Draw a keep-mask that drops `round(weight_p * n)` of its n weights, or (unit, group) pairs, as many in each unit ±1"
     *members,n_out,n_in = shape
     if groups is not None and sum(groups) != n_in:
         raise ValueError(f"groups={groups} sum to {sum(groups)}, but the weight has {n_in} inputs")

@@ -1,0 +1,237 @@
+"""What a unit should start with: error against the number of its inputs, on slices of the training rows of eight tables.
+
+Every fit is `dropconnect_learner` as it comes, but for what its arm says; `weight_p=0` is its dense twin. A study is a
+group of arms on some tables. A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the picture to
+OUT/inputs.png. What is there is not repeated.
+
+    python benchmarks/inputs.py FOLDER --out results/inputs --jobs 2
+
+FOLDER has bulldozers-codes/, bulldozers-2012/, california/, bike/ and adult/.
+"""
+import argparse
+import time
+import warnings
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from fastai.tabular.all import set_seed
+from fastprogress.fastprogress import progress_bar
+from files import markdown
+from joblib import Parallel, delayed
+from scipy.stats import t as student
+
+from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.runs import errors
+from dropconnect_tab.bench.tables import load_table, table_dls
+from dropconnect_tab.learner import dropconnect_learner
+from dropconnect_tab.masks import find_linears
+
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+
+# --- Tables ---
+
+def crossed(table):
+    "`table` with a column more for each pair of its categorical columns"
+    pairs = {f'{a}+{b}': table.df[a].astype(str) + '+' + table.df[b].astype(str)
+             for a, b in combinations(table.cat_names, 2)}
+    df = pd.concat([table.df, pd.DataFrame(pairs)], axis=1)
+    return replace(table, name=f'{table.name}-crossed', columns='crossed', df=df, cat_names=[*table.cat_names, *pairs])
+
+
+def as_categories(table):
+    "`table` with its numbers as categories"
+    return replace(table, name=f'{table.name}-categories', columns='categories',
+                   cat_names=[*table.cat_names, *table.cont_names], cont_names=[])
+
+
+def load(name, folder):
+    "A table whose test rows are a slice of the training rows of the table that it is made from"
+    if name == 'bulldozers-2012': return bulldozers_table(folder/'bulldozers-2012', '2012', 'own').slice()
+    if name == 'bulldozers-codes': return load_table(name, folder)  # its test rows are those for development
+    if name == 'digits-categories': return as_categories(load_table('digits').slice())
+    table = load_table(name.removesuffix('-crossed'), folder).slice()
+    return crossed(table) if name.endswith('-crossed') else table
+
+
+# Epochs, rows in a batch
+TABLES = {'bulldozers-codes': (12, 512), 'bulldozers-2012': (8, 256), 'digits-categories': (20, 64),
+          'adult-crossed': (4, 512), 'bike-crossed': (8, 256), 'adult': (6, 256), 'bike': (12, 256),
+          'california': (12, 256)}
+SOME = ['bulldozers-codes', 'bulldozers-2012', 'adult-crossed', 'california']
+
+
+# --- Arms: name → what `dropconnect_learner` is told, and `start`, `scale_p`, `epochs`, `rows` ---
+
+def start(first, later, unit='weight'):
+    "Inputs (or table columns) that a unit of the first layer, and of later ones, starts with; None: all; below 1: a part"
+    return dict(start=(first, later), unit=unit)
+
+
+DENSE = dict(weight_p=0.)
+RULE = {}
+INPUTS = {f'{k} inputs': start(k, k) for k in (1, 2, 4, 8, 16, 64)}
+COLUMNS = {f'{k} columns': start(k, 2, 'feature') for k in (1, 4, 8)}
+WHERE = {'2 columns, later all': start(2, None, 'feature'), '2 inputs, later all': start(2, None),
+         'all, later 2': start(None, 2), '2 columns, later 1': start(2, 1, 'feature'),
+         '2 columns, later 8': start(2, 8, 'feature')}
+KINDS = {'rescale=False': dict(rescale=False), 'dense, as large as few inputs': dict(scale_p='few', **DENSE),
+         'frozen, half': dict(mask='frozen', weight_p=.5), 'frozen, 2 columns': dict(mask='frozen', **start(2, 2, 'feature')),
+         'frozen, 8 columns': dict(mask='frozen', **start(8, 16, 'feature')),
+         **{f'resampled, {p}': dict(mask='resampled', weight_p=p) for p in (.1, .2, .5)}}
+
+
+def both(name, **kwargs):
+    "The rule and its dense twin with something else changed"
+    return {name: kwargs, f'dense, {name}': {**kwargs, **DENSE}}
+
+
+AROUND = {**both('lr=0.002', lr=.002), **both('lr=0.005', lr=.005), **both('ps=0.1', ps=.1),
+          **both('twice the epochs', epochs=2), **both('a quarter of the rows', rows=.25),
+          **both('layers=[800,400]', layers=[800, 400]), **both('layers=[200,100]', layers=[200, 100]),
+          **both('members=1', members=1), **both('wd=0.1', wd=.1)}
+# Study → tables, arms, seeds
+STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
+           'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
+           'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME, AROUND, 3)}
+ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
+
+
+# --- Fits ---
+
+def fractions(learn, unit, first, later):
+    "`weight_p` of each hidden layer"
+    fan_in = {n: l.weight.shape[-1] for n, l in list(find_linears(learn.model).items())[:-1]}
+    name = next(iter(fan_in))
+    if unit == 'feature': fan_in[name] = len(learn.model.column_groups)
+    def weight_p(k, n): return 0. if k is None or k >= n else 1-k/n
+    return {n: weight_p(first if n == name else later, o) for n, o in fan_in.items()}
+
+
+def fit(name, arm, seed, folder):
+    "The error of a fit, and what made it"
+    torch.set_num_threads(1)
+    table, (epochs, bs), kwargs = load(name, folder), TABLES[name], dict(ARMS[arm])
+    if part := kwargs.pop('rows', None):
+        rows = np.random.default_rng(seed).permutation(np.asarray(table.train_idx))
+        table = replace(table, train_idx=np.sort(rows[:int(part*len(rows))]))
+    dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
+    epochs, scale_p = epochs*kwargs.pop('epochs', 1), kwargs.pop('scale_p', None)
+    if 'start' in kwargs:
+        kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
+        if not next(iter(kwargs['weight_p'].values())): kwargs['unit'] = 'weight'
+    set_seed(seed, reproducible=True)
+    learn = dropconnect_learner(dls, seed=None if kwargs.get('mask') == 'resampled' else seed, **kwargs)
+    if scale_p:
+        few = dropconnect_learner(dls).model.weight_masks.weight_p
+        with torch.no_grad():
+            for n, p in few.items(): find_linears(learn.model)[n].weight.div_((1-p)**.5)
+    begin = time.perf_counter()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, wd=wd)
+    seconds = time.perf_counter()-begin
+    found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
+    masks = learn.model.weight_masks
+    return dict(table=name, arm=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
+                unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()), torch=torch.__version__,
+                fan_in=[l.weight.shape[-1] for l in list(find_linears(learn.model).values())[:-1]],
+                columns=len(learn.model.column_groups))
+
+
+def key(o): return o['table'], o['arm'], o['seed']
+
+
+def run(folder, out, tables, studies, jobs):
+    "Fit what is not there, the first seeds of all studies first"
+    todo = [(t, a, s) for s in range(5) for study in studies for on, arms, seeds in [STUDIES[study]]
+            for t in on for a in arms if t in tables and s < seeds]
+    there = {key(o) for o in read_jsonl(out/'runs.jsonl')}
+    todo = [o for o in dict.fromkeys(todo) if o not in there]
+    fits = Parallel(jobs, return_as='generator_unordered')(delayed(fit)(*o, folder) for o in todo)
+    for row in progress_bar(fits, total=len(todo)): append_jsonl(out/'runs.jsonl', row)
+
+
+# --- What came of it ---
+
+def by_seed(rows):
+    "(table, arm) → {seed: error}"
+    found = {}
+    for r in rows: found.setdefault((r['table'], r['arm']), {})[r['seed']] = r.get('rmse', r.get('logloss'))
+    return found
+
+
+def relative(found, table, arm, reference='dense'):
+    "By how many percent the errors of an arm are above those of another with the same seeds"
+    a, b = found.get((table, arm), {}), found.get((table, reference), {})
+    return np.array([100*(a[s]/b[s]-1) for s in sorted(a.keys() & b.keys())])
+
+
+def interval(x):
+    "Mean with Student's 95% interval; bold where that excludes zero"
+    if len(x) < 2: return f'{x.mean():+.1f}%' if len(x) else ''
+    half = student.ppf(.975, len(x)-1)*x.std(ddof=1)/len(x)**.5
+    mean = f'{x.mean():+.1f}%'
+    return f"{f'**{mean}**' if abs(x.mean()) > half else mean} ± {half:.1f}"
+
+
+def reference_of(arm): return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
+
+
+def inputs_table(out):
+    "The studies as Markdown"
+    found = by_seed(read_jsonl(out/'runs.jsonl'))
+    lines = ['# What a unit should start with', '',
+             'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the mean '
+             "over seeds with Student's 95% interval; bold where it excludes zero. Columns are those of the table, for "
+             'the first layer; later layers start with two units. Written by `benchmarks/inputs.py`.', '']
+    for study, (tables, arms, seeds) in STUDIES.items():
+        tables = [t for t in tables if any((t, a) in found for a in arms)]
+        if not tables: continue
+        shown = [a for a in arms if a != 'dense' and not a.startswith('dense, ') or a.startswith('dense, as')]
+        lines += [f'## {study.capitalize()}', '', f'{seeds} seeds.', '']
+        lines += markdown([study, *tables], [[a, *(interval(relative(found, t, a, reference_of(a))) for t in tables)]
+                                             for a in shown])
+    return '\n'.join(lines)
+
+
+def draw(out):
+    "Error relative to the dense net against what a unit starts with: single inputs, and table columns"
+    found = by_seed(read_jsonl(out/'runs.jsonl'))
+    fig, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
+    for ax, what in zip(axs, ('columns', 'inputs')):
+        for i, t in enumerate(TABLES):
+            def error(k): return relative(found, t, 'few inputs' if (what, k) == ('columns', 2) else f'{k} {what}')
+            points = [(k, x.mean()) for k in (1, 2, 4, 8, 16, 64) if len(x := error(k))]
+            if points: ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
+        ax.axhline(0, color='black', lw=.8, ls='--')
+        ax.set(xscale='log', xlabel=f'{what} that a unit of the first layer starts with', xticks=[1, 2, 4, 8, 16, 64],
+               xticklabels=['1', '2', '4', '8', '16', '64'])
+        ax.minorticks_off()
+        ax.grid(alpha=.3)
+    axs[0].set_ylabel('error relative to the dense net, %')
+    axs[1].legend(frameon=False, fontsize=8)
+    write_whole(out/'inputs.png', lambda p: fig.savefig(p, dpi=110, format='png'))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('folder', type=Path)
+    p.add_argument('--tables', nargs='+', default=list(TABLES))
+    p.add_argument('--studies', nargs='+', default=list(STUDIES))
+    p.add_argument('--jobs', type=int, default=1, help="fits side by side")
+    p.add_argument('--out', type=Path, required=True)
+    args = p.parse_args()
+    with lock_folder(args.out):
+        run(args.folder.resolve(), args.out, args.tables, args.studies, args.jobs)
+        text = inputs_table(args.out)
+        write_whole(args.out/'inputs.md', lambda f: f.write_text(text, encoding='utf-8'))
+        draw(args.out)
+    print(text)
+
+
+if __name__ == '__main__': main()
