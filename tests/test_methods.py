@@ -21,6 +21,7 @@ from dropconnect_tab.bench.methods import (
 from dropconnect_tab.bench.tables import Table, table_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
+from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.members import MemberLoss
 
 quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
@@ -259,7 +260,7 @@ def arm_learner(built, table):
 
 
 @pytest.mark.parametrize('name, settings, mask, weight_p', [
-    ('members-dense', {}, 'trainable', 0), ('members-masked', {}, 'trainable', .5),
+    ('members-dense', {}, 'trainable', 0), ('members-masked', dict(weight_p=.5), 'trainable', .5),
     ('members-masked', dict(mask='frozen', weight_p=.8), 'frozen', .8),
     ('members-masked,mask=frozen,unit=feature', {}, 'frozen', .5)], ids=str)
 def test_an_arm_with_members_is_a_net_with_members(arm_learner, name, settings, mask, weight_p):
@@ -341,18 +342,23 @@ def test_the_default_arm_is_the_learner_with_its_defaults(default):
 def test_the_default_arm_says_what_the_defaults_are(default):
     recipe = METHODS['default']
     found = described(*default())
-    assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise} and not recipe.space
+    by_rule = dict(weight_p=few_inputs(4), unit='feature')  # for the four columns of the table
+    assert recipe.otherwise['weight_p'] is None and recipe.otherwise['unit'] is None and not recipe.space
+    assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise, **by_rule}
 
 
 variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
-            ('mask', 'resampled'), ('unit', 'feature'), ('members', 2), ('members', 1), ('n_bins', 5), ('n_bins', 0),
+            ('mask', 'resampled'), ('unit', 'weight'), ('members', 2), ('members', 1), ('n_bins', 5), ('n_bins', 0),
             ('y_scale', False), ('ps', .3), ('ps', 0), ('embed_p', .2), ('lr', .02), ('wd', .3), ('loader', 'fastai')]
 
 
 @pytest.mark.parametrize('k, v', variants)
 def test_a_variant_of_the_default_arm_changes_what_it_names(default, k, v):
     found = described(*default(f"default,{k}={str(v).replace(' ', '')}"))
-    assert found == {**described(*default()), k: v}
+    # What is not given follows from what is
+    n_in = sum(default()[0].model.column_groups)
+    follows = dict(mask=dict(weight_p=.5, unit='weight'), weight_p=dict(unit='weight'), unit=dict(weight_p=few_inputs(n_in)))
+    assert found == {**described(*default()), k: v, **follows.get(k, {})}
 
 
 def test_every_setting_of_the_default_arm_is_varied_above():

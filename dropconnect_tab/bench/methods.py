@@ -104,7 +104,7 @@ def fit_net(
     tick=None, # Called after each epoch
     *,
     epochs:int, bs:int, lr:float, wd:float, layers:tuple, # As for `fit_fastai`
-    weight_p:float=0, mask:str='trainable', unit:str='weight', # As for `dropconnect_learner`
+    weight_p:float=0, mask:str='trainable', unit:str=None, # As for `dropconnect_learner`
     scale_p:float=0, # Multiply the hidden weights by `1/sqrt(1-scale_p)`, as a mask does with those that it keeps
     ps:float=0, embed_p:float=0, # Dropout after each hidden layer, and of the embeddings
     l1:float=0, # Weight of the sum of the hidden weights' absolute values in the loss
@@ -122,7 +122,7 @@ def fit_net(
         for o in list(find_linears(learn.model).values())[:-1]: o.weight.div_((1-scale_p)**0.5)
     if l1: learn.add_cb(L1Penalty(l1))
     logged = dict(zeros=partial(_zeros, learn))
-    if weight_p and mask=='trainable':
+    if weight_p != 0 and mask=='trainable':
         learn.add_cb(regrowth := _Regrowth())
         logged['regrowth'] = lambda: regrowth.values
     return _fit(learn, table, epochs, lr, wd, tick, **logged)
@@ -427,8 +427,8 @@ _net = dict(epochs=8, bs=256, lr=.01, wd=.01)
 _net_space = dict(epochs=(5,10,15,20), bs=(128,256,512), lr=(.003,.01,.03), wd=(.01,.03,.1,.3,1.))
 _our = {**_net, 'layers':(500,250)}
 _our_space = {**_net_space, 'layers':((200,100),(500,250),(1000,500))}
-_masked = {**_our, 'weight_p':.5, 'unit':'weight', 'l1':0.}
-_masked_space = {**_our_space, 'weight_p':(.3,.5,.7,.8,.9,.95), 'unit':('weight','feature')}
+_masked = {**_our, 'weight_p':None, 'unit':None, 'l1':0.}
+_masked_space = {**_our_space, 'weight_p':(None,.5,.8,.9,.95,.98,.99), 'unit':('weight','feature')}
 _members = {'members':8, 'layers':(200,100)}
 _members_space = {'layers':((100,50),(200,100),(500,250))}
 _forest_space = dict(n_estimators=(100,200,400), max_features=(.2,.3,.5,.7,1.), min_samples_leaf=(1,2,3,5))
@@ -454,7 +454,7 @@ _nets = dict(
                                {**_masked_space, **_members_space, 'mask':('trainable','frozen')}),
        'deep-ensemble':Recipe(fit_deep_ensemble, {**_our, 'nets':8}, searched_as='dense')},
     default=Recipe(fit_default, dict(epochs=8, bs=256), otherwise=dict(
-        layers=(400,200), weight_p=.5, mask='trainable', unit='weight', members=8, n_bins=48, y_scale=True, ps=.1,
+        layers=(400,200), weight_p=None, mask='trainable', unit=None, members=8, n_bins=48, y_scale=True, ps=.1,
         embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
 
@@ -496,7 +496,11 @@ METHODS = dict(
 # %% ../../nbs/bench/04_methods.ipynb #a9dc5448
 def _check_value(name, value, example):
     "A `ValueError` unless `value` is of the kind of `example`"
-    if name in ('weight_p','scale_p'): check_weight_p(value)
+    if name in ('weight_p','unit') and value is None: return  # the library's own choice
+    if name in ('weight_p','scale_p'): return check_weight_p(value)
+    if name == 'unit': return check_choice(name, value, ('weight','feature'))
+    if name == 'mask': return check_mask(value)
+    if name == 'loader': return check_choice(name, value, ('fastai','tensors'))
     if isinstance(example, tuple): good = isinstance(value, tuple) and all(isinstance(o, Integral) for o in value)
     elif isinstance(example, str): good = isinstance(value, str)
     elif isinstance(example, bool): good = isinstance(value, bool)
@@ -504,9 +508,6 @@ def _check_value(name, value, example):
     elif isinstance(example, int): good = isinstance(value, Integral)
     else: good = isinstance(value, Real)
     if not good: raise ValueError(f"{name}={value!r}: give a value such as {example!r}")
-    if name == 'unit': check_choice(name, value, ('weight','feature'))
-    if name == 'mask': check_mask(value)
-    if name == 'loader': check_choice(name, value, ('fastai','tensors'))
     if name in ('epochs','max_epochs','n_epochs','members','nets') and value < 1:
         raise ValueError(f"{name}={value!r}: give at least 1")
 
