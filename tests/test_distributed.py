@@ -16,8 +16,8 @@ layers = [30, 20]
 
 
 def make(door, mask, seed, dls):
-    if door == 'model': return plain_learner(dls, layers=layers, mask=mask, seed=seed)
-    return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(mask=mask, seed=seed))
+    if door == 'model': return plain_learner(dls, layers=layers, weight_p=.5, mask=mask, seed=seed)
+    return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(.5, mask, seed=seed))
 
 
 def worker(out, door, mask, seed):

@@ -18,8 +18,8 @@ n_epoch, kills, layers = 100, 12, [60, 40]
 def make(door, mask, path):
     "A fresh process draws other masks, as it has no seed: only the checkpoint can bring the old ones back"
     dls = make_dls(path=path, bs=32)
-    if door == 'model': return plain_learner(dls, layers=layers, mask=mask)
-    return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(mask=mask))
+    if door == 'model': return plain_learner(dls, layers=layers, weight_p=.5, mask=mask)
+    return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(.5, mask))
 
 
 class Diary(Callback):

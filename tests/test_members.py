@@ -211,8 +211,8 @@ def test_a_member_has_its_mask_and_its_rate(kind):
         own = make(**settings).member(i).weight_masks
         assert own.keeps.keys() == masks.keeps.keys() == own.linears.keys()
         assert all(torch.equal(own.keeps[n], keep[i]) for n, keep in masks.keeps.items())
-        p = settings.get('weight_p', .5)
-        assert {*own.weight_p.values()} <= {p[i] if isinstance(p, list) else p}
+        ps = {n: p[i] if isinstance(p, tuple) else p for n, p in masks.weight_p.items()}
+        assert own.weight_p.items() <= ps.items()
 
 
 def test_a_member_that_is_not_there():
@@ -318,9 +318,9 @@ def test_no_unit_and_no_input_of_a_member_is_left_without_a_weight():
 
 def test_one_seed_draws_the_masks_of_all_members():
     a, b, c = (keeps(make(seed=s)) for s in (5, 5, 6))
-    assert same(a, b) and not any(torch.equal(x, y) for x, y in zip(a, c))
-    assert same(a, keeps(make(seed=5, mask='frozen')))
     masks = make(seed=5).weight_masks
+    assert same(a, b) and not any(torch.equal(x, y) for x, y in zip(a, c))
+    assert same(a, keeps(make(seed=5, mask='frozen', weight_p=masks.weight_p, unit=masks.unit)))
     assert same(masks.draw().values(), a) and same(masks.keeps.values(), a)
 
 

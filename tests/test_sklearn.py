@@ -332,11 +332,11 @@ def test_arguments_of_the_net_have_effects():
         return make(cls, **{'n_epoch': 1, **kwargs}).fit(df, target(cls, y)).learner_.model
     net = fit()
     masks = net.weight_masks
-    assert (masks.mask, masks.unit, masks.rescale, net.members, net.cont_embed) == ('trainable', 'weight', True, 2, None)
-    assert set(masks.weight_p.values()) == {.5}
+    assert (masks.mask, masks.unit, masks.rescale, net.members, net.cont_embed) == ('trainable', 'feature', True, 2, None)
+    assert set(masks.weight_p.values()) == {1-2/len(net.column_groups)}
     assert set(fit(weight_p=.8).weight_masks.weight_p.values()) == {.8}
     assert any(isinstance(o, FrozenLinear) for o in fit(mask='frozen', members=1).modules())
-    assert fit(unit='feature').weight_masks.unit == 'feature' and not fit(rescale=False).weight_masks.rescale
+    assert fit(unit='weight').weight_masks.unit == 'weight' and not fit(rescale=False).weight_masks.rescale
     assert fit(members=5).members == 5 and fit(n_bins=None).cont_embed is not None
     assert fit(layers=[7]).layers[0][0].weight.shape[-2] == 7
     assert any(getattr(o, 'p', 0) == .7 for o in fit(ps=.7).modules())
