@@ -114,7 +114,7 @@ def test_defaults(asked, tmp_path, monkeypatch):
     assert {k: v for k, v in seen.items() if k != 'table'} == dict(
         arms=settings('dense', 'trainable', 'frozen', 'default'), seeds=3, out='runs', device=None, search=0, jobs=1)
     assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
-    assert seen['arms']['dense']['epochs'] == 8 and seen['arms']['frozen']['weight_p'] == .5
+    assert seen['arms']['dense']['epochs'] == 8 and seen['arms']['frozen']['weight_p'] is None
 
 
 def test_settings_of_the_command_line(asked, sales):
