@@ -26,7 +26,7 @@ def _defaults(n_rows, n_cont):
     "Members, dropout and width of the embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
     # 16 times their count
-    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else .1,
+    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _merge(*settings):
@@ -80,7 +80,7 @@ def dropconnect_learner(
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
-    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1, more below 5000 rows
+    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more below 5000 rows
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
     **kwargs
 ) -> TabularLearner:

@@ -349,7 +349,7 @@ def test_the_default_arm_says_what_the_defaults_are(default):
 
 variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
             ('mask', 'resampled'), ('unit', 'weight'), ('members', 2), ('members', 1), ('n_bins', 5), ('n_bins', 0),
-            ('y_scale', False), ('ps', .3), ('ps', 0), ('embed_p', .2), ('lr', .02), ('wd', .3), ('loader', 'fastai')]
+            ('y_scale', False), ('ps', .3), ('embed_p', .2), ('lr', .02), ('wd', .3), ('loader', 'fastai')]
 
 
 @pytest.mark.parametrize('k, v', variants)
