@@ -26,6 +26,11 @@ def _fits_on(n_bytes, device):
     "Does a table take at most a quarter of the memory that is free on `device`?"
     return device.type != 'cuda' or n_bytes <= torch.cuda.mem_get_info(device)[0]//4
 
+# %% ../nbs/07_data.ipynb #b5a01c02
+def batch_size(n, bs=None):
+    "Rows in a batch of `n` training rows: `bs`, else 256, fewer for 20 batches, but 16; never more than there are"
+    return min(n, bs or int(np.clip(n//20, 16, 256)))
+
 # %% ../nbs/07_data.ipynb #ba767110
 class _ReadTensors(ReadTabBatch):
     "`ReadTabBatch` for batches that are tensors already"

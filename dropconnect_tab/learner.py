@@ -41,6 +41,11 @@ def _check_numbers(to):
             f"continuous column {n!r} has gaps or infinite values: put FillMissing among the procs, numbers in place "
             "of infinite values; leave out a column of gaps alone")
 
+def _check_batches(dl):
+    "A `ValueError` where the training rows make no whole batch, so that a fit would take no step"
+    if not len(dl): raise ValueError(
+        f"bs={dl.bs}, and {dl.n} training rows: they make no whole batch, so no step would be taken; give a smaller bs")
+
 def _y_scale(to, y_scale, y_range, n_out, loss_func):
     "A `TargetScale`, or None where the outputs are left as they are"
     if y_scale is False or isinstance(y_scale, TargetScale): return y_scale or None
@@ -89,6 +94,7 @@ def dropconnect_learner(
                      members=members, y_scale=y_scale, ps=ps)
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
     _check_numbers(to)
+    _check_batches(dls.train)
     config = _merge(_defaults(len(to), n_cont), config, overrides)
     emb_szs = get_emb_sz(to, emb_szs or {})
     if n_out is None: n_out = get_c(dls)

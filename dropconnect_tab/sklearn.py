@@ -30,7 +30,7 @@ from sklearn.utils.validation import (
 
 import dropconnect_tab.interpret  # what `learner_` can do
 from .checks import check_whole
-from .data import TabTensorDL
+from .data import TabTensorDL, batch_size
 from .frame import FillGaps, TableColumns
 from .learner import dropconnect_learner
 from .masks import unwrap
@@ -177,8 +177,7 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
     to = TabularPandas(df, [Categorify,FillGaps,Normalize], list(columns.cat_names), list(columns.cont_names), list(y),
                        RegressionBlock(n_out=y.shape[1]) if vocab is None else CategoryBlock(vocab=vocab, sort=False),
                        [list(range(n)), list(range(n, len(df)))], reduce_memory=False)
-    bs = self.bs or int(np.clip(n//20, 16, 256))
-    dls = to.dataloaders(bs=min(bs, n), val_bs=1024, dl_type=TabTensorDL, device=self.device)
+    dls = to.dataloaders(bs=batch_size(n, self.bs), val_bs=1024, dl_type=TabTensorDL, device=self.device)
     if weights is not None:
         dls.loaders = [dl.new(cls=_WeightedRows, row_weights=weights[o]) if len(o) else dl
                        for dl,o in zip(dls.loaders, (train,valid))]

@@ -140,7 +140,7 @@ def test_all_arms(asked, sales):
     assert list(asked('--path', sales, '--arms', more, 'all')['arms']) == [more, *METHODS]
 
 
-@pytest.mark.parametrize('n, told, bs', [(100_000, None, 256), (100_001, None, 1024), (100_001, 64, 64)])
+@pytest.mark.parametrize('n, told, bs', [(100_000, None, None), (100_001, None, 1024), (100_001, 64, 64)])
 def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, told, bs):
     monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: make_table(train_idx=np.arange(n), test_idx=np.arange(9)))
     more = [] if told is None else ['--set', f'bs={told}']
@@ -299,7 +299,7 @@ def test_a_run_on_wine(tmp_path, capsys):
     assert 'wine, split random: 128 rows to train on, 50 to test on' in out and 'log loss:' in out
     assert (folder/'table.md').read_text() in out and str(folder) in out
     assert (res['dataset'], res['seed'], res['device'], len(res['curve'])) == ('wine', 1, 'cpu', 1)
-    assert res['params'] == dict(epochs=1, bs=256, layers=[20, 10], data=res['params']['data'])
+    assert res['params'] == dict(epochs=1, bs=None, layers=[20, 10], data=res['params']['data'])
     assert preds['default/1'].shape == (50, 3)
 
 

@@ -433,6 +433,12 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
 
+def test_no_whole_batch_is_an_error(tmp_path):
+    "fastai's loaders drop what is left of an epoch: with fewer rows than a batch has, nothing is learned"
+    with pytest.raises(ValueError, match="bs=256, and 80 training rows: they make no whole batch"):
+        dropconnect_learner(make_dls(n=100, bs=256, path=tmp_path))
+
+
 def losses_of(dls, learner, **kwargs):
     set_seed(1)
     learn = fit(learner(dls, layers=layers, **kwargs), 2)

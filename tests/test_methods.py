@@ -133,6 +133,7 @@ def test_a_class_that_no_training_row_has_is_an_error():
 
 
 def test_loaders(table):
+    assert [table_dls(table, o, 'cpu').bs for o in (None, 16, 5000)] == [16, 16, len(table.train_idx)]
     dls = table_dls(table, 16, 'cpu')
     assert dls.train.bs == 16 and str(dls.device) == 'cpu' and (len(dls.train_ds), len(dls.valid_ds)) == (160, 40)
     assert table_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
@@ -342,7 +343,7 @@ def test_the_default_arm_is_the_learner_with_its_defaults(default):
 def test_the_default_arm_says_what_the_defaults_are(default):
     recipe = METHODS['default']
     found = described(*default())
-    by_rule = dict(weight_p=few_inputs(4), unit='feature')  # for the four columns of the table
+    by_rule = dict(weight_p=few_inputs(4), unit='feature', bs=256)  # for the table's four columns and 12,100 rows
     assert recipe.otherwise['weight_p'] is None and recipe.otherwise['unit'] is None and not recipe.space
     assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise, **by_rule}
 

@@ -67,7 +67,7 @@ def fit_fastai(
     device=None, # Device to train on; None: a GPU where there is one
     tick=None, # Called after each epoch
     *,
-    epochs:int, bs:int, lr:float, wd:float, layers:tuple, # Epochs and batches, highest rate and weight decay, sizes
+    epochs:int, bs:int, lr:float, wd:float, layers:tuple, # Epochs, batch (as for `table_dls`), rate, weight decay, sizes
 ) -> dict: # pred (rows × outputs), seconds, curve (error after each epoch: RMSE, or log loss)
     "Fit fastai's own `tabular_learner`"
     set_seed(seed, reproducible=True)
@@ -357,7 +357,7 @@ def fit_realmlp(
 ) -> dict: # pred (rows × outputs), seconds
     "Fit RealMLP-TD (Holzmüller et al., NeurIPS 2024) through its authors' package"
     train,test,sizes = _frames(table)
-    pytabkit = _import_pytabkit()
+    with _lightning(): pytabkit = _import_pytabkit()
     cls = pytabkit.RealMLP_TD_Classifier if table.classes else pytabkit.RealMLP_TD_Regressor
     if table.classes: kwargs = {'val_metric_name':'cross_entropy', 'use_ls':False, **kwargs}
     kwargs = {k:list(v) if isinstance(v, tuple) else v for k,v in kwargs.items()}
@@ -423,7 +423,7 @@ class Recipe:
         return {**self.settings, **searched, **self.otherwise, **self.settings}
 
 # %% ../../nbs/bench/04_methods.ipynb #5f419785
-_net = dict(epochs=8, bs=256, lr=.01, wd=.01)
+_net = dict(epochs=8, bs=None, lr=.01, wd=.01)
 _net_space = dict(epochs=(5,10,15,20), bs=(128,256,512), lr=(.003,.01,.03), wd=(.01,.03,.1,.3,1.))
 _our = {**_net, 'layers':(500,250)}
 _our_space = {**_net_space, 'layers':((200,100),(500,250),(1000,500))}
@@ -453,7 +453,7 @@ _nets = dict(
        'members-masked':Recipe(fit_net, {**_masked, **_members, 'mask':'trainable'},
                                {**_masked_space, **_members_space, 'mask':('trainable','frozen')}),
        'deep-ensemble':Recipe(fit_deep_ensemble, {**_our, 'nets':8}, searched_as='dense')},
-    default=Recipe(fit_default, dict(epochs=8, bs=256), otherwise=dict(
+    default=Recipe(fit_default, dict(epochs=8, bs=None), otherwise=dict(
         layers=(400,200), weight_p=None, mask='trainable', unit=None, members=8, n_bins=48, y_scale=True, ps=0.,
         embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
@@ -496,7 +496,7 @@ METHODS = dict(
 # %% ../../nbs/bench/04_methods.ipynb #a9dc5448
 def _check_value(name, value, example):
     "A `ValueError` unless `value` is of the kind of `example`"
-    if name in ('weight_p','unit') and value is None: return  # the library's own choice
+    if name in ('weight_p','unit','bs') and value is None: return  # the library's own choice
     if name in ('weight_p','scale_p'): return check_weight_p(value)
     if name == 'unit': return check_choice(name, value, ('weight','feature'))
     if name == 'mask': return check_mask(value)

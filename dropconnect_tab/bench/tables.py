@@ -16,7 +16,7 @@ from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularPand
 from fastai.tabular.core import cont_cat_split
 
 from ..checks import check_choice
-from ..data import TabTensorDL
+from ..data import TabTensorDL, batch_size
 from ..frame import FillGaps
 
 # %% ../../nbs/bench/01_tables.ipynb #4c2e4050
@@ -91,12 +91,13 @@ def tabular(
 # %% ../../nbs/bench/01_tables.ipynb #a6f8e656
 def table_dls(
     table:Table, # Table to load
-    bs:int=128, # Rows in a batch
+    bs:int=None, # Rows in a batch; None: 256, fewer where that makes less than 20 batches, 16 at least
     device=None, # Device for the batches; None: a GPU where there is one
     loader:str='fastai', # Type of loader: 'fastai', which draws rows with replacement, or 'tensors': `TabTensorDL`
 ):
     "fastai `DataLoaders` of `table`, with the test rows as their validation set"
     dl_type = dict(fastai=None, tensors=TabTensorDL)[check_choice('loader', loader, ('fastai','tensors'))]
+    bs = batch_size(len(table.train_idx), bs)
     return tabular(table, [Categorify,FillGaps,Normalize]).dataloaders(bs=bs, device=device, dl_type=dl_type)
 
 # %% ../../nbs/bench/01_tables.ipynb #44fbc30f
