@@ -350,6 +350,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'dropconnect_tab/bench/synthetic.py')},
             'dropconnect_tab.bench.tables': { 'dropconnect_tab.bench.tables.Table': ( 'bench/tables.html#table',
                                                                                       'dropconnect_tab/bench/tables.py'),
+                                              'dropconnect_tab.bench.tables.Table.__post_init__': ( 'bench/tables.html#table.__post_init__',
+                                                                                                    'dropconnect_tab/bench/tables.py'),
                                               'dropconnect_tab.bench.tables.Table.classes': ( 'bench/tables.html#table.classes',
                                                                                               'dropconnect_tab/bench/tables.py'),
                                               'dropconnect_tab.bench.tables.Table.fingerprint': ( 'bench/tables.html#table.fingerprint',

@@ -332,6 +332,43 @@ def test_jobs_find_what_one_finds(table, tmp_path, monkeypatch):
     assert set(a) == set(b) and all(np.array_equal(a[k], b[k]) for k in a)
 
 
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_any_work(table, tmp_path, monkeypatch):
+    (tmp_path/'file').touch()
+    monkeypatch.setattr(Method, 'fit', None)
+    with pytest.raises(ValueError, match=r"file/runs/.* cannot be written to \(Not a directory\): give another folder"):
+        run_methods(table, methods('rf'), 1, tmp_path/'file'/'runs')
+
+
+def diverging(self, table, seed, *args):
+    "A fit whose predictions are not finite for one seed or one setting"
+    pred = np.zeros((len(table.test_idx), 1))
+    if seed == 1: pred[3] = np.nan
+    return dict(pred=pred, seconds=0.)
+
+
+def test_a_run_that_diverged_is_an_error_and_leaves_nothing_behind(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(Method, 'fit', diverging)
+    with pytest.raises(ValueError, match="rf, seed 1: predictions are not finite, so its training diverged; lower"):
+        run_methods(table, methods('rf'), 2, tmp_path)
+    assert {k for k in lines(tmp_path)} == {('rf', 0)} and 'rf/1' not in preds(tmp_path)
+
+
+def test_a_trial_that_diverged_is_not_the_best(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(Method, 'fit', diverging)
+    best = search_methods(table, methods('rf'), 2, tmp_path)
+    assert best['rf'][1]['chosen'] == 0
+    monkeypatch.setattr(Method, 'fit', lambda self, table, *args: diverging(self, table, 1))
+    with pytest.raises(ValueError, match="rf: all 2 trials diverged"): search_methods(table, methods('rf'), 2, tmp_path/'new')
+
+
+def test_damaged_predictions_are_named(table, tmp_path):
+    run_methods(table, methods('rf'), 1, tmp_path, **forest)
+    file, = tmp_path.glob('*/preds.npz')
+    for junk in (b'junk', b'PK\x03\x04 junk', b''):
+        file.write_bytes(junk)
+        with pytest.raises(ValueError, match=f"{file} is damaged .*: remove it, and the lines of its runs"): read_arrays(file)
+
+
 def test_only_the_parent_writes(table, tmp_path, monkeypatch):
     seen = []
     for step in (add_arrays, append_jsonl):

@@ -218,8 +218,8 @@ def test_a_net_can_be_fitted_on_a_table_of_ones_own(read):
 
 @pytest.mark.parametrize('lines, match', [
     (['splt = 0.2'], "my houses.toml has 'splt': its keys are path, target, split, drop, categorical, continuous,"),
-    (['drop = "id"'], "my houses.toml has drop='id': see the example"), (['split = 1'], "has split=1: see the example"),
-    (['categorical = true'], "has categorical=True: see the example"), (['name = 3'], "has name=3: see the example"),
+    (['drop = "id"'], r"my houses.toml has drop='id': give a list, such as \["), (['split = 1'], "has split=1: give a string,"),
+    (['categorical = true'], r"has categorical=True: give a list, such as \["), (['name = 3'], "has name=3: give a string, "),
     (['split ='], "my houses.toml is not TOML: Invalid value"), (['path = "x"'], "houses.toml is not TOML: "),
     (['split = 0.0'], "split=0.0: give a fraction between 0 and 1, or a column"),
     (['split = 1.5'], "split=1.5: give a fraction between 0 and 1, or a column"),
@@ -253,9 +253,17 @@ def test_files_that_are_not_there(read, tmp_path):
     (dict(sold=lambda d: d.sold.where(d.index > 2)), ['split = "sold"'], "split='sold': the column has gaps: fill or"),
     (dict(year=lambda d: d.year.where(d.index > 2)), ['split = "year"'], "split='year': the column has gaps: fill or"),
     (dict(sold='2020-01-01'), ['split = "sold"'], "split='sold' leaves 0 rows of .*houses.csv to train on, 200 to"),
-    (dict(zip=lambda d: d.zip.astype(str) + 'x'), ['continuous = ["zip"]'], r"'zip' is not numeric")])
+    (dict(zip=lambda d: d.zip.astype(str) + 'x'), ['continuous = ["zip"]'], r"'zip' is not numeric"),
+    (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' of .* has 1 infinite values: put numbers"),
+    (dict(size=np.nan), [], "column 'size' of .*, split random, has no value in the training rows: leave it out")])
 def test_columns_that_do_not_do(read, change, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines, df=houses().assign(**change))
+
+
+def test_numbers_as_classes(read):
+    df = houses().assign(won=lambda d: (d.price > d.price.median()).astype(int))
+    assert read(df=df, target='won').classes is None
+    assert read('categorical = ["won"]', df=df, target='won').classes == ['0', '1']
 
 
 @pytest.mark.parametrize('line', ['', 'split = "sold"', 'split = "year"'])

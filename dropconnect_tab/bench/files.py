@@ -66,19 +66,24 @@ def add_arrays(path, **arrays):
     write_whole(path, write)
 
 def read_arrays(path):
-    "All arrays of an `.npz` file by their names; the file need not be there"
+    "All arrays of an `.npz` file by their names, which need not be there; a `ValueError` that names a damaged one"
     if not Path(path).exists(): return {}
-    with np.load(path) as f: return dict(f)
+    try:
+        with np.load(path) as f: return dict(f)
+    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path} is damaged ({str(e).splitlines()[0]}): remove it, and the lines of its runs") from e
 
 # %% ../../nbs/bench/00_files.ipynb #f1d2000c
 @contextmanager
 def lock_folder(folder):
     "Keep other writers out of `folder`; a `ValueError` where one is at work"
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder/'.lock', timeout=0)
-    try: lock.acquire()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout: raise ValueError(f"another process is writing to {folder}: wait until it is done, or give another "
                                      "folder for the results") from None
+    except OSError as e: raise ValueError(f"{folder} cannot be written to ({e.strerror}): give another folder") from e
     try: yield
     finally: lock.release()

@@ -106,8 +106,8 @@ def fit_one(method, table, seed, device=None, tick=None):
 # %% ../../nbs/bench/05_runs.ipynb #5a110006
 class _Runs:
     "The runs of a table in their folder: what is there, and the only way to add to it"
-    def __init__(self, folder, table):
-        self.folder,self.table,self.data = Path(folder),table,table.fingerprint
+    def __init__(self, folder, table, may_diverge=False):
+        self.folder,self.table,self.data,self.may_diverge = Path(folder),table,table.fingerprint,may_diverge
         self.lines = {(o['arm'],o['seed']):o for o in _read_lines(folder)}
         self.arrays = read_arrays(preds_file(folder))
         for (arm,seed),o in self.lines.items(): self.find(arm, seed, o['params'])
@@ -141,6 +141,8 @@ class _Runs:
 
     def add(self, res, pred, params, keep=True):
         "Write a run: its predictions, if they are to be kept, and then its line"
+        if not (self.may_diverge or np.isfinite(pred).all()): raise ValueError(
+            f"{res['arm']}, seed {res['seed']}: predictions are not finite, so its training diverged; lower its lr")
         res = json.loads(json.dumps({**res, 'params':{**params, 'data':self.data}}))  # as it will be read
         new = {f"{res['arm']}/{res['seed']}":pred, **({} if 'y' in self.arrays else self._rows())}
         if keep: add_arrays(preds_file(self.folder), **new)
@@ -218,13 +220,14 @@ def search_methods(
     folder = table_folder(out, part.name, part.split)
     with lock_folder(folder):
         todo = [(trials[k][i],i) for i in range(n) for k in searched]
-        runs = _Runs(folder, part)
+        runs = _Runs(folder, part, may_diverge=True)
         _run_all(runs, todo, device, jobs, False, 'searching {}, setting {}')
     found = {k:[runs.lines[k,i][measure] for i in range(n)] for k in searched}
     best = {}
     for m in methods:
         if (k := (m.searched_as or m).label) not in searched: continue
-        i = int(np.argmin(found[k]))
+        if np.isnan(found[k]).all(): raise ValueError(f"{k}: all {n} trials diverged; lower its lr")
+        i = int(np.nanargmin(found[k]))
         method = m.with_shared(**trials[k][i].settings) if m.searched_as else trials[k][i]
         best[m.label] = method,dict(tried=n, chosen=i, error=found[k][i])
     return best

@@ -35,6 +35,14 @@ class Table:
     times:pd.Series=None # When each row came to be, such as its date; rows of one time are not independent
     slice_idx:np.ndarray=None # Positions of the training rows to choose settings on; None: see `slice`
 
+    def __post_init__(self):
+        for o in self.cont_names:
+            x = self.df[o].to_numpy(float, na_value=np.nan)
+            if np.isinf(x).any(): raise ValueError(
+                f"column {o!r} of {self.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
+            if np.isnan(x[self.train_idx]).all(): raise ValueError(
+                f"column {o!r} of {self.name}, split {self.split}, has no value in the training rows: leave it out")
+
     @property
     def fingerprint(self) -> str:
         "Hash of the columns, their values and the split: the same for the same data"
@@ -163,6 +171,8 @@ def load_table(
 
 # %% ../../nbs/bench/01_tables.ipynb #36bf0104
 _keys = dict(path=str, target=str, split=(float,str), drop=list, categorical=list, continuous=list, name=str)
+_examples = dict(path='"houses.csv"', target='"price"', split='"sold", or 0.2', drop='["id"]', categorical='["zip"]',
+                 continuous='["area"]', name='"houses"')
 
 def _read_toml(file):
     if not file.exists(): raise ValueError(f"{file} does not exist: give a TOML file that describes a table")
@@ -176,7 +186,8 @@ def _description(file):
     spec = _read_toml(file)
     for k,v in spec.items():
         if k not in _keys: raise ValueError(f"{file} has {k!r}: its keys are {', '.join(_keys)}")
-        if not isinstance(v, _keys[k]): raise ValueError(f"{file} has {k}={v!r}: see the example in the docs")
+        if not isinstance(v, _keys[k]): raise ValueError(
+            f"{file} has {k}={v!r}: give {'a list' if _keys[k] is list else 'a string'}, such as {_examples[k]}")
     for k in ('path','target'):
         if k not in spec: raise ValueError(f"{file} lacks {k!r}")
     spec = {'split':.2, 'drop':[], 'categorical':[], 'continuous':[], 'name':file.stem, **spec}
@@ -200,7 +211,7 @@ def _read_rows(path, spec, file):
         if o not in df: raise ValueError(f"{path} has no column {o!r}: it has {', '.join(map(repr, df.columns))}")
     if not len(df): raise ValueError(f"split={split!r} leaves 0 rows of {path} to train on, 0 to test")
     if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {path}")
-    return df
+    return df.astype({y:str}) if y in spec['categorical'] else df  # classes that are written as numbers
 
 # %% ../../nbs/bench/01_tables.ipynb #384226c7
 def _times(column, name):
