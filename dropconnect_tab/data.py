@@ -6,13 +6,15 @@
 __all__ = ['TabTensorDL', 'fast_dls']
 
 # %% ../nbs/07_data.ipynb #7b9e7b99
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from fastai.data.block import TransformBlock
 from fastai.tabular.core import ReadTabBatch, TabDataLoader, TabWeightedDL, TabularPandas
-from fastai.torch_core import to_device
+from fastai.torch_core import tensor, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import noop
+
+_EAGER = int(pd.__version__.split('.')[0]) < 3  # does pandas write to shared columns?
 
 # %% ../nbs/07_data.ipynb #90bef62e
 def _smallest_int(codes):
@@ -32,10 +34,22 @@ def batch_size(n, bs=None):
     return min(n, bs or int(np.clip(n//20, 16, 256)))
 
 # %% ../nbs/07_data.ipynb #ba767110
+def _rows_together(df):
+    "The values of a frame with rows next to each other: pandas keeps columns together, and a gather would jump for each"
+    return tensor(np.ascontiguousarray(df.to_numpy()))
+
+def _as_tensors(to):
+    "Codes, numbers (where there are any) and targets (where there are any) of a `TabularPandas`, as `ReadTabBatch` does"
+    res = (_rows_together(to.cats).long(),)
+    if to.with_cont: res += (_rows_together(to.conts).float(),)
+    return res + ((_rows_together(to.targ),) if all(n in to.items for n in to.y_names) else ())
+
 class _ReadTensors(ReadTabBatch):
     "`ReadTabBatch` for batches that are tensors already"
     def __init__(self, to): self.to = to
-    def encodes(self, b): return super().encodes(b) if isinstance(b, TabularPandas) else b
+    def encodes(self, b):
+        if not isinstance(b, TabularPandas): return b
+        return _as_tensors(b) if b.device is None else to_device(_as_tensors(b), b.device)
 
 def _reading_tensors(after_batch, dataset):
     "`after_batch` with its `ReadTabBatch` replaced"
@@ -83,15 +97,20 @@ class TabTensorDL(TabDataLoader):
     def __getstate__(self): return {**self.__dict__, '_store':{}}
 
 # %% ../nbs/07_data.ipynb #f77db296
-def _made_of_same(a, b):
-    "Is the table that was made of `a` that of `b`: the same objects in the first two places, equal ones in the others?"
-    return a[0] is b[0] and a[1] is b[1] and a[2:] == b[2:]
+def _is_old(then, now):
+    "Has a table of columns `then` other columns or values `now`?"
+    return then.keys() != now.keys() or any(not o.equals(now[n]) for n,o in then.items())
+
+@patch
+def _columns(self:TabTensorDL):
+    "Each column that goes into the table"
+    to = self.dataset
+    return {n:to.items[n] for n in (*to.cat_names,*to.cont_names,*to.y_names) if n in to.items}
 
 @patch
 def _make_table(self:TabTensorDL):
-    cats,*rest = ReadTabBatch(self.dataset).encodes(self.dataset)
-    # rows next to each other: pandas keeps columns together, and a gather of rows would jump for each of them
-    table = tuple(o.contiguous() for o in (_smallest_int(cats),*rest))
+    cats,*rest = _as_tensors(self.dataset)
+    table = _smallest_int(cats),*rest
     if self.table_device is not None: return to_device(table, torch.device(self.table_device))
     home = torch.device(self.device or 'cpu')
     return to_device(table, home if _fits_on(sum(o.nbytes for o in table), home) else 'cpu')
@@ -99,9 +118,12 @@ def _make_table(self:TabTensorDL):
 @patch(as_prop=True)
 def table(self:TabTensorDL) -> tuple: # cats, conts (where there are continuous columns), targets (where there are any)
     "The whole table as tensors"
-    of = self.dataset,self.dataset.items,self.device,self.table_device
-    if not (self._store and _made_of_same(self._store['of'], of)): self._store.update(of=of, table=self._make_table())
-    return self._store['table']
+    store,columns,where = self._store,self._columns(),(self.device,self.table_device)
+    if not store or store['where'] != where or _is_old(store['columns'], columns):
+        # pandas 3 copies a column when it is written to, and only then
+        columns = {n:o.copy(deep=_EAGER) for n,o in columns.items()}
+        store.update(columns=columns, where=where, table=self._make_table())
+    return store['table']
 
 # %% ../nbs/07_data.ipynb #e42c4ca6
 @patch

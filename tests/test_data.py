@@ -309,6 +309,43 @@ def test_the_table_is_built_when_first_needed_and_once(builds):
     assert builds == [320, 80]
 
 
+def permuted(dl): dl.items[['size']] = np.random.default_rng(0).permutation(dl.items[['size']])
+def replaced(dl): dl.dataset.conts = np.zeros((len(dl.dataset), 2), dtype=np.float32)
+def one_cell(dl): dl.items.iloc[3, dl.items.columns.get_loc('size')] = 9.
+def one_code(dl): dl.items.loc[dl.items.index[5], 'shop'] = 0
+def one_target(dl): dl.items.loc[dl.items.index[5], 'price'] = 99.
+
+
+@pytest.mark.parametrize('change', [permuted, replaced, one_cell, one_code, one_target])
+def test_a_change_of_the_table_in_place_shows(change, builds):
+    dl = fast().valid
+    before = list(dl)
+    assert_same(before, dl.new())
+    change(dl)
+    builds.clear()
+    after, stock = list(dl), list(dl.new(cls=TabDataLoader))
+    assert_same(stock, after)
+    assert any(not torch.equal(x, y) for a, b in zip(before, after) for x, y in zip(a, b))
+    list(dl)
+    assert len(builds) == 1
+
+
+def test_a_permuted_column_is_worth_something():
+    "Permutation importance, as fastai users write it"
+    learn = fitted(fast(), n=3)
+    with learn.no_bar():
+        before = learn.validate()[0]
+        dl = learn.dls.valid
+        dl.items[['size']] = np.random.default_rng(0).permutation(dl.items[['size']])
+        assert learn.validate()[0] > before
+
+
+def test_columns_may_be_named_in_another_order():
+    "fastai's own loader fails here under pandas 3"
+    a, b = (make_to(cont=o).dataloaders(bs=50, dl_type=TabTensorDL, device='cpu').valid for o in (['size', 'age'], ['age', 'size']))
+    for x, y in zip(a, b): assert torch.equal(x[1], y[1].flip(1)) and torch.equal(x[0], y[0])
+
+
 def test_loaders_of_the_same_rows_share_the_table(builds):
     dl = fast().train
     list(dl)
