@@ -37,9 +37,8 @@ def average_members(
 # %% ../nbs/03_members.ipynb #f07806cd
 _SOFTMAX = nn.CrossEntropyLoss,F.cross_entropy
 _SIGMOID = nn.BCEWithLogitsLoss,F.binary_cross_entropy_with_logits
-_OTHER_UNITS = (*_SOFTMAX, *_SIGMOID, nn.BCELoss, F.binary_cross_entropy, nn.NLLLoss, F.nll_loss, nn.PoissonNLLLoss,
-                F.poisson_nll_loss, nn.GaussianNLLLoss, F.gaussian_nll_loss)
 _SQUARES = nn.MSELoss,F.mse_loss
+_TARGET_UNITS = (*_SQUARES, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss, nn.HuberLoss, F.huber_loss)
 
 def _is_any(loss_func, losses):
     "Is a loss, without its wrappers, one of `losses`?"
@@ -47,8 +46,8 @@ def _is_any(loss_func, losses):
     return loss_func in losses or isinstance(loss_func, tuple(o for o in losses if isinstance(o, type)))
 
 def in_target_units(loss_func):
-    "Does a loss take numbers in the units of its target?"
-    return not _is_any(loss_func, _OTHER_UNITS)
+    "Is a loss (None: fastai's for regression) known to take numbers in the units of its target?"
+    return loss_func is None or _is_any(loss_func, _TARGET_UNITS)
 
 def loss_power(loss_func):
     "What a loss grows by when errors and their units do: 2 for squared errors (None: fastai's for regression), else 1"

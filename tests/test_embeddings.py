@@ -213,7 +213,7 @@ def test_scales_come_from_the_training_rows():
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), BCEWithLogitsLossFlat(), nn.PoissonNLLLoss(),
                                   MemberLoss(nn.PoissonNLLLoss()), F.binary_cross_entropy_with_logits,
-                                  F.poisson_nll_loss, partial(F.poisson_nll_loss, full=True)])
+                                  F.poisson_nll_loss, partial(F.poisson_nll_loss, full=True), lambda p, y: (p-y).abs().mean()])
 def test_no_scale_where_outputs_are_something_else(loss):
     assert get_y_scale(table({'y': np.arange(100.)}), 1, loss) is None
 
@@ -237,12 +237,33 @@ def test_targets_that_nobody_can_learn():
 
 
 @pytest.mark.parametrize('loss, power', [(None, 2), (nn.MSELoss(), 2), (nn.functional.mse_loss, 2), (L1LossFlat(), 1),
-                                          (MemberLoss(MSELossFlat()), 2), (lambda a, b: (a-b).abs().mean(), 1),
+                                          (MemberLoss(MSELossFlat()), 2), (nn.HuberLoss(), 1), (partial(F.smooth_l1_loss, beta=2.), 1),
                                           (partial(F.mse_loss, reduction='sum'), 2), (MemberLoss(F.l1_loss), 1),
                                           (MemberLoss(nn.MSELoss()), 2), (F.l1_loss, 1)])
 def test_powers_of_losses(loss, power):
     assert loss_power(loss) == power
     assert get_y_scale(table({'y': np.arange(100.)}), 1, loss).power == power
+
+
+def poisson(pred, y): return (pred.exp() - y*pred).mean()
+def gamma(pred, y): return (pred + y*(-pred).exp()).mean()
+def tweedie(pred, y): return (-y*(-.5*pred).exp()/-.5 + (.5*pred).exp()/.5).mean()
+
+
+@pytest.mark.parametrize('loss', [poisson, gamma, tweedie])
+@pytest.mark.parametrize('members', [1, 3])
+def test_a_loss_with_a_link_of_its_own_is_fitted_as_fastai_fits_it(loss, members):
+    "The net gives the log of the mean; a scale of the target in front of the link would make 300 of 5.7"
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=800)
+    df = pd.DataFrame({'x': x, 'y': rng.poisson(300*np.exp(.3*x)) + 1.})
+    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['x'], y_names='y', bs=50, device='cpu',
+                                     valid_idx=list(range(700, 800)))
+    set_seed(0)
+    learn = dropconnect_learner(dls, loss_func=loss, members=members, n_bins=0, layers=[20])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(20, .05)
+    preds, y = learn.get_preds()
+    assert learn.model.y_scale is None and torch.corrcoef(torch.stack([preds.exp()[:, 0], y[:, 0]]))[0, 1] > .7
 
 
 # --- through the learner --------------------------------------------------------------------------------------------
