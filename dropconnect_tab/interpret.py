@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 from .checks import check_choice
 from .masks import column_groups, find_linears, report_zeros, unwrap
-from .predict import collect_member_preds, interval_coverage
+from .predict import as_tensors, collect_member_preds, interval_coverage
 
 # %% ../nbs/12_interpret.ipynb #0829478c
 @patch
@@ -173,6 +173,7 @@ def plot_error_spread(
 ):
     "RMSE of rows of like spread, against that spread: rising where the net knows what it does not know"
     ax = _axes(ax, xlabel='spread of the predictions (mean std of the group)', ylabel='RMSE of the group')
+    mean,std,targs = as_tensors(mean=mean, std=std, targs=targs)
     std,errors = std.flatten(),(mean-targs).flatten()
     groups = std.argsort().chunk(bins)
     rmse = [float(errors[o].square().mean().sqrt()) for o in groups]
@@ -190,6 +191,7 @@ def plot_reliability(
 ):
     "How often the most probable class is right, against its probability: on the diagonal where calibrated"
     ax = _axes(ax, xlabel='probability of the class', ylabel='share that is right', xlim=(0,1), ylim=(0,1))
+    (probs,),(targs,) = as_tensors(probs=probs),as_tensors(targs=targs)
     top,best = probs.max(1)
     right = (best==targs.flatten()).float()
     which = (top*bins).long().clamp_max(bins-1)

@@ -10,7 +10,7 @@ import math
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 
-import torch
+import numpy as np, torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.basics import getcallable, patch
@@ -31,11 +31,19 @@ def _entropy(p):
     "Entropy of the distributions in the last dimension, in nats"
     return -torch.special.xlogy(p, p).sum(-1)
 
-def _summarise_classes(preds): # (draws, rows, classes); (draws, rows, 1): of the second of two
-    "Mean probabilities, their entropy, and the mutual information"
-    p = preds if preds.shape[-1] > 1 else torch.cat([1-preds,preds], dim=-1)
-    entropy = _entropy(p.mean(0))
-    return preds.mean(0),entropy,(entropy-_entropy(p).mean(0)).clamp_min(0)
+def _summarise_distributions(preds, p): # (draws, rows, outputs); (draws, rows, variables, values)
+    "Mean probabilities, the entropy of independent variables, and the mutual information"
+    entropy = _entropy(p.mean(0)).sum(-1)
+    return preds.mean(0),entropy,(entropy-_entropy(p).sum(-1).mean(0)).clamp_min(0)
+
+def _summarise_classes(preds): return _summarise_distributions(preds, preds[...,None,:])  # one of them is right
+def _summarise_labels(preds): return _summarise_distributions(preds, torch.stack([1-preds,preds], -1))  # each may be right
+
+def _is_sigmoid(act):
+    "Is the activation of a loss a sigmoid, so that outputs are labels which do not exclude each other?"
+    x = torch.tensor([[-1.,0.,2.]])
+    y = act(x)
+    return y.shape == x.shape and torch.allclose(y, x.sigmoid())
 
 # %% ../nbs/10_predict.ipynb #b762a88a
 def _resampled(model):
@@ -100,11 +108,13 @@ def get_preds_dist(self:Learner,
 ) -> tuple: # Regression: mean, std (rows × outputs), targs. Classification: probs, entropy, mutual_info (rows), targs
     "Predictive distribution of members, of masks that stay on (Wan et al. 2013; Gal and Ghahramani 2016), or of both"
     n,classes = _n_draws(self, n, seed),bool(getattr(self.dls, 'vocab', None))
+    labels = classes and _is_sigmoid(getcallable(self.loss_func, 'activation'))
+    summary = _summarise_labels if labels else _summarise_classes if classes else _summarise_numbers
     devices = [self.dls.device] if self.dls.device is not None and torch.device(self.dls.device).type=='cuda' else []
     apart = no_average(unwrap(self.model)) if _n_members(self) > 1 else nullcontext()
     with apart,_masks_on(self.model),(nullcontext() if seed is None else torch.random.fork_rng(devices)):
         if seed is not None: torch.manual_seed(seed)
-        res = _collect(self, ds_idx, dl, n, _summarise_classes if classes else _summarise_numbers)
+        res = _collect(self, ds_idx, dl, n, summary)
     return (ClassificationDist if classes else RegressionDist)(*res)
 
 # %% ../nbs/10_predict.ipynb #1a639ed2
@@ -121,9 +131,20 @@ def member_preds(self:Learner,
     "Predictions of each member of a net with `members`, as `get_preds` gives those of all together"
     return collect_member_preds(self, ds_idx, dl)[0]
 
+# %% ../nbs/10_predict.ipynb #c5a01d01
+def as_tensors(**values):
+    "Tensors of tensors, arrays or Series; a `ValueError` that names two whose shapes differ"
+    res = {k:o if isinstance(o, torch.Tensor) else torch.from_numpy(np.array(o)) for k,o in values.items()}
+    (first,one),*others = res.items()
+    for k,o in others:
+        if o.shape != one.shape: raise ValueError(
+            f"{k} has shape {tuple(o.shape)}, and {first} {tuple(one.shape)}: give them the same shape")
+    return res.values()
+
 # %% ../nbs/10_predict.ipynb #f54a4562
 def _z(level):
     "Half-width of the central interval of a standard normal"
+    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a share between 0 and 1, such as 0.9")
     return math.sqrt(2)*torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
 
 def calibrate_spread(
@@ -133,12 +154,12 @@ def calibrate_spread(
     level:float=0.9, # Share of the targets that the intervals are to cover, in (0, 1)
 ) -> float: # Factor for `std`
     "The factor by which the spread must be multiplied for intervals at `level` to cover that share (split conformal)"
-    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a share between 0 and 1")
+    z,(mean,std,targs) = _z(level),as_tensors(mean=mean, std=std, targs=targs)
     scores = ((targs-mean).abs()/std.clamp_min(torch.finfo(std.dtype).tiny)).flatten().sort().values
     k = math.ceil((len(scores)+1)*level - 1e-9)
     if k > len(scores): raise ValueError(f"{len(scores)} rows are too few for level={level!r}: give at least "
                                          f"{math.ceil(level/(1-level) - 1e-9)}")
-    return float(scores[k-1])/_z(level)
+    return float(scores[k-1])/z
 
 # %% ../nbs/10_predict.ipynb #9ef5b033
 def pred_intervals(
@@ -148,7 +169,8 @@ def pred_intervals(
     factor:float=1., # From `calibrate_spread`
 ) -> tuple: # Lower and upper ends
     "Central intervals of normal distributions"
-    half = _z(level)*factor*std
+    z,(mean,std) = _z(level),as_tensors(mean=mean, std=std)
+    half = z*factor*std
     return mean-half,mean+half
 
 def interval_coverage(
@@ -159,5 +181,6 @@ def interval_coverage(
     factor:float=1., # From `calibrate_spread`
 ) -> float:
     "Share of the targets that lie in their intervals"
+    mean,std,targs = as_tensors(mean=mean, std=std, targs=targs)
     low,high = pred_intervals(mean, std, level, factor)
     return float(((low<=targs) & (targs<=high)).float().mean())

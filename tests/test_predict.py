@@ -1,13 +1,15 @@
 "Predictive distributions: what each argument does, and that nothing is left behind."
 import math
 
+import pandas as pd
 import pytest
 import torch
-from conftest import hidden, make_dls, plain_learner
-from fastai.tabular.all import CrossEntropyLossFlat, accuracy
+from conftest import hidden, make_df, make_dls, plain_learner
+from fastai.tabular.all import (Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize, TabularPandas, accuracy)
 
-from dropconnect_tab.all import (
-    calibrate_spread, interval_coverage, pred_intervals, plot_coverage, plot_error_spread, plot_reliability)
+from dropconnect_tab.all import (calibrate_spread, dropconnect_learner, interval_coverage, pred_intervals, plot_coverage,
+                                 plot_error_spread, plot_reliability)
+from dropconnect_tab.predict import _summarise_classes, _summarise_labels
 
 
 def trained(y='price', tmp_path='.', **kwargs):
@@ -53,6 +55,56 @@ def test_rows_keep_their_order_and_none_is_left_out(learn):
     some = learn.dls.test_dl(learn.dls.valid_ds.items.iloc[:7].drop(columns='price'))
     res = dist(learn, dl=some, n=2)
     assert res.mean.shape == (7, 1) and res.targs is None
+
+
+def as_numpy(x): return x.numpy()
+def as_series(x): return pd.Series(x.flatten().numpy())
+
+
+@pytest.mark.parametrize('kind', [as_numpy, as_series])
+def test_arrays_and_series_do_as_well_as_tensors(learn, kind):
+    d = dist(learn, n=8, seed=0)
+    mean, std, targs = (kind(o) for o in d)
+    factor = calibrate_spread(*d)
+    assert calibrate_spread(mean, std, targs) == pytest.approx(factor)
+    assert interval_coverage(mean, std, targs, factor=factor) == interval_coverage(*d, factor=factor)
+    assert torch.allclose(pred_intervals(mean, std)[0].flatten(), pred_intervals(*d[:2])[0].flatten())
+    for plot in (plot_coverage, plot_error_spread): assert plot(mean, std, targs) is not None
+
+
+@pytest.mark.parametrize('f', [calibrate_spread, interval_coverage, plot_coverage, plot_error_spread])
+def test_shapes_that_would_be_broadcast_are_an_error(learn, f):
+    d = dist(learn, n=8, seed=0)
+    with pytest.raises(ValueError, match=r"targs has shape \(80,\), and mean \(80, 1\): give them the same shape"):
+        f(d.mean, d.std, d.targs.flatten())
+    with pytest.raises(ValueError, match=r"std has shape \(80,\), and mean \(80, 1\)"): pred_intervals(d.mean, d.std[:, 0])
+
+
+@pytest.mark.parametrize('level', [90, 1, 0, -.1, float('nan')])
+def test_levels_are_shares(learn, level):
+    d = dist(learn, n=8, seed=0)
+    for f, args in ((pred_intervals, d[:2]), (interval_coverage, d), (calibrate_spread, d)):
+        with pytest.raises(ValueError, match=f"level={level}: give a share between 0 and 1"): f(*args, level=level)
+
+
+def test_labels_do_not_exclude_each_other():
+    "The entropy of independent labels is the sum of theirs, and so is the mutual information"
+    p = torch.rand(5, 7, 3)
+    probs, entropy, information = _summarise_labels(p)
+    each = [_summarise_classes(torch.stack([1-o, o], -1)) for o in p.unbind(-1)]
+    assert torch.equal(probs, p.mean(0))
+    assert torch.allclose(entropy, sum(o[1] for o in each), atol=1e-6)
+    assert torch.allclose(information, sum(o[2] for o in each), atol=1e-6)
+
+
+def test_a_net_for_several_labels_has_their_entropy():
+    df = make_df().assign(up=lambda d: d.price > 0, big=lambda d: d['size'] > 0)
+    to = TabularPandas(df, [Categorify, Normalize], ['shop'], ['size', 'age'], ['up', 'big'],
+                       MultiCategoryBlock(encoded=True, vocab=['up', 'big']), [list(range(320)), list(range(320, 400))])
+    learn = dropconnect_learner(to.dataloaders(bs=50, device='cpu'), layers=[20], members=3)
+    d = dist(learn)
+    p = d.probs.clamp(1e-6, 1-1e-6)
+    assert torch.allclose(d.entropy, -(p*p.log() + (1-p)*(1-p).log()).sum(1), atol=1e-4)
 
 
 def test_more_answers_are_steadier(learn):
