@@ -40,6 +40,9 @@ class DropConnectCallback(Callback):
     @learn.setter
     def learn(self, learn):
         if learn is None: self.after_fit()  # taken off the learner
+        elif self._learn not in (None,learn) and self in self._learn.cbs: raise ValueError(
+            "this DropConnectCallback belongs to another learner, whose fit would mask the net of this one: give each "
+            "learner a callback of its own")
         self._learn = learn
 
 # %% ../nbs/06_callback.ipynb #34c969d6

@@ -558,6 +558,21 @@ def test_what_is_dropped_unless_told_otherwise(dls, door, mask):
         assert int(masks.keeps['layers.1.0'].sum()) == 2*20
 
 
+def test_a_callback_belongs_to_one_learner(dls):
+    "fastai tells a callback of the learner that it was given to last, and so a fit of the first would mask the second"
+    cb = DropConnectCallback(.5)
+    first = plain(dls, cb)
+    with pytest.raises(ValueError, match="belongs to another learner.*: give each learner a callback of its own"):
+        plain(dls, cb)
+    assert not any((w == 0).any() for w in weights(first.model))
+    fit(first, 1)
+    first.remove_cb(cb)
+    second = fit(plain(dls, cb), 1)
+    assert second.model.weight_masks is not first.model.weight_masks
+    for_a_fit = DropConnectCallback(.5)
+    for learn in (plain(dls), plain(dls)): assert fit(learn, 1, cbs=for_a_fit).model.weight_masks.weight_p
+
+
 def test_models_own_masks_need_no_settings(dls):
     model = DropConnectTabularModel(get_emb_sz(dls.train_ds), 2, 1, layers, weight_p=.8, mask='frozen')
     zeros = keeps(model)
