@@ -121,12 +121,13 @@ def fit(name, arm, seed, folder):
     if part := kwargs.pop('rows', None):
         rows = np.random.default_rng(seed).permutation(np.asarray(table.train_idx))
         table = replace(table, train_idx=np.sort(rows[:int(part*len(rows))]))
+    set_seed(seed, reproducible=True)
     dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
     epochs, scale_p = epochs*kwargs.pop('epochs', 1), kwargs.pop('scale_p', None)
     if 'start' in kwargs:
         kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
         if not next(iter(kwargs['weight_p'].values())): kwargs['unit'] = 'weight'
-    set_seed(seed, reproducible=True)
+    set_seed(seed, reproducible=True)  # again: what was made above has drawn
     learn = dropconnect_learner(dls, seed=None if kwargs.get('mask') == 'resampled' else seed, **kwargs)
     if scale_p:
         few = dropconnect_learner(dls).model.weight_masks.weight_p
