@@ -105,6 +105,6 @@ def dropconnect_learner(
     if config['members'] != 1:
         loss_func = _member_loss(to, loss_func)
         if 'average' not in config: config['average'] = average_for(loss_func.base)
-    model = DropConnectTabularModel(emb_szs, n_cont, n_out, ifnone(layers, [400,200]), **config)
+    model = DropConnectTabularModel(emb_szs, n_cont, n_out, list(ifnone(layers, [400,200])), **config)
     return TabularLearner(dls, model, loss_func=loss_func, cbs=_callbacks(model, kwargs.pop('cbs', None)),
                           lr=ifnone(lr, 1e-2), **kwargs)

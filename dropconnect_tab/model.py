@@ -8,6 +8,7 @@ __all__ = ['DropConnectTabularModel']
 # %% ../nbs/05_model.ipynb #1d688b2f
 import copy
 from collections.abc import MutableSequence
+from numbers import Real
 
 import torch
 from fastai.tabular.model import TabularModel
@@ -30,6 +31,12 @@ def _y_scale(y_scale, out_sz, y_range):
     if len(y_scale.mean) not in (1,out_sz): raise ValueError(
         f"y_scale has {len(y_scale.mean)} means, but the net has {out_sz} outputs: give one, or one for each")
     return y_scale
+
+def _one_each(ps, n):
+    "`ps` as a list with one for each of `n` hidden layers; None: no dropout"
+    ps = [ps or 0.]*n if ps is None or isinstance(ps, Real) else list(ps)
+    if len(ps) != n: raise ValueError(f"ps={ps} has {len(ps)} values for {n} hidden layers: give one each")
+    return ps
 
 def _cont_embed(cont_edges, cont_emb_sz, n_cont):
     "Embeddings of the continuous columns, or None"
@@ -68,6 +75,7 @@ class DropConnectTabularModel(TabularModel):
         check_mask(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
+        layers,ps = list(layers),_one_each(ps, len(layers))
         y_scale,cont_embed = _y_scale(y_scale, out_sz, y_range),_cont_embed(cont_edges, cont_emb_sz, n_cont)
         width = 1+cont_emb_sz if cont_embed else 1  # a number goes in beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,

@@ -7,14 +7,19 @@ __all__ = ['DropConnectRegressor', 'DropConnectClassifier']
 
 # %% ../nbs/13_sklearn.ipynb #1968f973
 from contextlib import contextmanager, nullcontext
+import warnings
 from copy import deepcopy
+from inspect import signature
 from io import BytesIO
+from threading import RLock
 
 import numpy as np, pandas as pd, torch
+from torch import nn
 from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.learner import replacing_yield
+from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
@@ -34,7 +39,7 @@ from .data import TabTensorDL, batch_size
 from .frame import FillGaps, TableColumns
 from .learner import dropconnect_learner
 from .masks import unwrap
-from .members import MemberLoss
+from .members import MemberLoss, in_target_units
 from .serve import Predictor
 
 # %% ../nbs/13_sklearn.ipynb #982c20b8
@@ -150,6 +155,10 @@ class _DropConnectEstimator(BaseEstimator):
     def _check_settings(self):
         for k,low in dict(n_epoch=1, patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
         if self.bs is not None: check_whole('bs', self.bs, 2)
+        if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
+        for k,v in self._own(self.config or {}).items():
+            if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
+                f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give one of them")
         if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/13_sklearn.ipynb #de542338
@@ -159,9 +168,12 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
     if isinstance(X, pd.DataFrame):
         validate_data(self, X, reset=reset, skip_check_array=True)
         if 0 in X.shape: raise ValueError(f"X has {X.shape[0]} samples and {X.shape[1]} features: it needs both")
-        return X.set_axis([str(o) for o in X.columns], axis=1)
-    X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite='allow-nan')
-    return pd.DataFrame(X, columns=[f'x{i}' for i in range(X.shape[1])]).infer_objects()
+        names = [str(o) for o in X.columns]
+    else:
+        X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite='allow-nan')).infer_objects()
+        names = [f'x{i}' for i in range(X.shape[1])]
+    if reset: self._names = names
+    return X.set_axis(self._names, axis=1)  # where one side is an array, columns go by their places: scikit-learn warns
 
 @patch
 def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
@@ -188,6 +200,41 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
 def _quiet(learn):
     with learn.no_bar(),learn.no_logging(): yield
 
+_FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
+
+@patch
+def _own(self:_DropConnectEstimator, names):
+    "The learner's settings among `names`, as they were given to this estimator"
+    return {o:getattr(self, o) for o in self._of_learner if o in names}
+
+@patch
+def _learner_settings(self:_DropConnectEstimator):
+    "What the learner is told: the config has what the constructor has not"
+    return {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+
+@patch
+def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
+    X = self._frame(X, reset=True)
+    y = self._targets(y, X.columns, reset=True)
+    weights,rows = _row_weights(sample_weight, X)
+    X,y = X.iloc[rows],y.iloc[rows]
+    if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
+    if X_val is not None:
+        check_consistent_length(X_val, y_val)
+        X_val,y_val = self._frame(X_val),self._targets(y_val, X.columns)
+    seed = int(check_random_state(self.random_state).randint(2**31-1))
+    with _FITTING,no_random(seed, reproducible=False):
+        self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
+        loss = self._loss()
+        if weights is not None: loss = _WeightedLoss(loss or dls.train_ds.loss_func)
+        self.learner_ = learn = dropconnect_learner(dls, loss_func=loss,
+                                                    cbs=L(deepcopy(self.cbs)), **self._learner_settings())
+        with nullcontext() if self.verbose else _quiet(learn):
+            learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
+    if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
+        raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+    self._serve()
+
 @patch
 def fit(self:_DropConnectEstimator,
     X, # Rows: DataFrame with columns of any type, or array; gaps are fine
@@ -201,26 +248,10 @@ def fit(self:_DropConnectEstimator,
     if (X_val is None) != (y_val is None): raise ValueError("X_val and y_val go together: give both, or neither")
     if y is None: raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
     check_consistent_length(X, y)
-    X = self._frame(X, reset=True)
-    y = self._targets(y, X.columns, reset=True)
-    weights,rows = _row_weights(sample_weight, X)
-    X,y = X.iloc[rows],y.iloc[rows]
-    if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
-    if X_val is not None:
-        check_consistent_length(X_val, y_val)
-        X_val,y_val = self._frame(X_val),self._targets(y_val, X.columns)
-    seed = int(check_random_state(self.random_state).randint(2**31-1))
-    with no_random(seed, reproducible=False):
-        columns,dls = self._dls(X, y, weights, X_val, y_val)
-        loss = self.loss_func if weights is None else _WeightedLoss(self.loss_func or dls.train_ds.loss_func)
-        learn = dropconnect_learner(dls, loss_func=loss, cbs=L(deepcopy(self.cbs)),
-                                    **{o:getattr(self, o) for o in self._of_learner})
-        with nullcontext() if self.verbose else _quiet(learn):
-            learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
-    if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
-        raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
-    self.columns_,self.learner_ = columns,learn
-    self._serve()
+    new = type(self)(**self.get_params(deep=False))  # a fit that fails or is interrupted leaves this one as it was
+    new._fit(X, y, sample_weight, X_val, y_val)
+    for k in [o for o in vars(self) if o.endswith('_') and not hasattr(new, o)]: delattr(self, k)
+    vars(self).update(vars(new))
     return self
 
 # %% ../nbs/13_sklearn.ipynb #25bb6895
@@ -296,6 +327,12 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
 
     def _vocab(self): return None
 
+    def _loss(self):
+        if not in_target_units(self.loss_func): warnings.warn(
+            f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives what "
+            "the loss takes, such as the log of a mean")
+        return self.loss_func
+
     def _targets(self, y, taken, reset=False):
         names = [str(o) for o in y.columns] if isinstance(y, pd.DataFrame) else [getattr(y, 'name', None) or 'target']
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name='y')
@@ -319,9 +356,16 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
     def _vocab(self): return self.classes_.tolist()
 
+    def _loss(self):
+        if not isinstance(self.loss_func, nn.CrossEntropyLoss): return self.loss_func
+        loss = CrossEntropyLossFlat()  # with the activation, and for targets of a column
+        loss.func = self.loss_func
+        return loss
+
     def _targets(self, y, taken, reset=False):
         name = getattr(y, 'name', None) or 'target'
         y = column_or_1d(y, warn=True)
+        if gaps := pd.isna(y).sum(): raise ValueError(f"y has {gaps} missing labels: leave out their rows")
         if reset:
             check_classification_targets(y)
             self.classes_ = np.unique(y)
