@@ -153,6 +153,7 @@ def run(folder, out, tables, studies, jobs):
             for t in on for a in arms if t in tables and s < seeds]
     there = {key(o) for o in read_jsonl(out/'runs.jsonl')}
     todo = [o for o in dict.fromkeys(todo) if o not in there]
+    from inputs import fit  # by its name: what a script has of its own cannot go to other processes
     fits = Parallel(jobs, return_as='generator_unordered')(delayed(fit)(*o, folder) for o in todo)
     for row in progress_bar(fits, total=len(todo)): append_jsonl(out/'runs.jsonl', row)
 

@@ -13,12 +13,14 @@ import torch
 from fastai.tabular.all import Callback, CrossEntropyLossFlat, RMSProp
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor, StackingRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted
 
 from dropconnect_tab.frame import TableColumns
 from dropconnect_tab.layers import FrozenLinear
@@ -438,3 +440,105 @@ def test_a_huber_loss_with_weights():
     df, y = rows()
     est = make(loss_func=torch.nn.HuberLoss(), n_epoch=20).fit(df, y, np.ones(300))
     assert est.score(df, y) > .7
+
+
+# Nothing wrong in silence
+
+class Stop(Callback):
+    "Ends the training as Ctrl-C does"
+    def before_epoch(self): raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_a_first_fit_that_is_interrupted_leaves_nothing_fitted(cls):
+    df, y = rows(60)
+    est = make(cls, cbs=Stop())
+    with pytest.raises(KeyboardInterrupt): est.fit(df, target(cls, y))
+    assert not [o for o in vars(est) if o.endswith('_')]
+    with pytest.raises(NotFittedError): check_is_fitted(est)
+
+
+@pytest.mark.parametrize('cls', BOTH)
+@pytest.mark.parametrize('failure', [dict(cbs=Stop()), dict(lr=1e30)])
+def test_a_refit_that_fails_leaves_the_old_one(cls, failure):
+    df, y = rows(100)
+    est = make(cls, n_epoch=2).fit(df, target(cls, y))
+    before, fitted = est.predict(df), {k: v for k, v in vars(est).items() if k.endswith('_')}
+    est.set_params(**failure)
+    other = df.rename(columns={'size': 'length'}).drop(columns='age')
+    with pytest.raises((KeyboardInterrupt, ValueError)): est.fit(other, np.where(y > 0, 'x', 'y') if cls is BOTH[1] else y)
+    assert all(getattr(est, k) is v for k, v in fitted.items()) and np.array_equal(est.predict(df), before)
+
+
+def test_a_refit_forgets_what_it_has_not():
+    df, y = rows(100)
+    est = make(n_epoch=1).fit(df, y)
+    assert hasattr(est, 'feature_names_in_')
+    est.fit(df[['size', 'age']].to_numpy(), y)
+    assert not hasattr(est, 'feature_names_in_') and est.n_features_in_ == 2
+
+
+def test_threads_find_what_one_finds_and_leave_the_generators_alone():
+    df, y = rows(100)
+    def fit(seed): return make(n_epoch=1, random_state=seed).fit(df, y).predict(df)
+    alone = [fit(seed) for seed in (0, 1, 0, 1)]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    together = joblib.Parallel(4, backend='threading')(joblib.delayed(fit)(seed) for seed in (0, 1, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together)) and not np.array_equal(alone[0], alone[1])
+    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_the_config_may_have_what_the_constructor_has():
+    df, y = rows(60)
+    est = DropConnectRegressor(n_epoch=1, layers=[20], random_state=0, config=dict(members=3, weight_p=.25)).fit(df, y)
+    net = est.learner_.model
+    assert net.members == 3 and {*net.weight_masks.weight_p.values()} == {.25}
+    with pytest.raises(ValueError, match=r"members=5, and members=3 in the config: give one of them"):
+        make(members=5, config=dict(members=3)).fit(df, y)
+
+
+@pytest.mark.parametrize('lr', [0, -.1, float('nan')])
+def test_rates_that_learn_nothing(lr):
+    df, y = rows(60)
+    with pytest.raises(ValueError, match=f"lr={lr}: give a rate above 0"): make(lr=lr).fit(df, y)
+
+
+def test_missing_labels_are_an_error():
+    df, y = rows(60)
+    labels = pd.Series(target(DropConnectClassifier, y), dtype=object).where(np.arange(60) > 2)
+    with pytest.raises(ValueError, match="y has 3 missing labels: leave out their rows"): make(BOTH[1]).fit(df, labels)
+
+
+def test_the_loss_of_torch_does_for_classes():
+    df, y = rows(200)
+    labels = target(DropConnectClassifier, y)
+    weight = torch.tensor([9., 1.])
+    ours, torchs = (make(BOTH[1], n_epoch=3, loss_func=o(weight=weight)).fit(df, labels).predict_proba(df)
+                    for o in (CrossEntropyLossFlat, torch.nn.CrossEntropyLoss))
+    assert np.array_equal(ours, torchs) and np.allclose(torchs.sum(1), 1)
+
+
+def test_a_loss_with_other_units_says_so():
+    df, y = rows(60)
+    with pytest.warns(UserWarning, match="PoissonNLLLoss.* is not known to take numbers in the units of the target"):
+        make(loss_func=torch.nn.PoissonNLLLoss()).fit(df, y.abs())
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_rows_with_names_and_without_go_by_their_places(cls):
+    "What SHAP, LIME and partial dependence do"
+    df, y = rows(200)
+    df = df[['size', 'age']]
+    named, plain = (make(cls, n_epoch=2).fit(o, target(cls, y)) for o in (df, df.to_numpy()))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        assert np.array_equal(named.predict(df.to_numpy()), named.predict(df))
+    with pytest.warns(UserWarning, match="X has feature names, but"):
+        assert np.array_equal(plain.predict(df), plain.predict(df.to_numpy()))
+
+
+def test_tuples_do_as_well_as_lists():
+    df, y = rows(60)
+    a, b = (make(n_epoch=1, layers=kind((20, 10)), ps=kind((.1, .2))).fit(df, y).predict(df) for kind in (list, tuple))
+    assert np.array_equal(a, b)
+    with pytest.raises(ValueError, match=r"ps=\[0.1\] has 1 values for 2 hidden layers: give one each"):
+        make(n_epoch=1, layers=(20, 10), ps=(.1,)).fit(df, y)
