@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 from fastai.data.transforms import Categorize, EncodedMultiCategorize, Normalize, RegressionSetup
 from fastai.tabular.core import Categorify, FillMissing, add_datepart, cont_cat_split
 from fastcore.basics import patch
+from fastcore.foundation import L
 
 # %% ../nbs/08_frame.ipynb #0433e891
 def _is_date(t):
@@ -85,6 +86,70 @@ def _dateparts(name, col):
     df.loc[dates.isna().to_numpy()] = np.nan
     return df
 
+# %% ../nbs/08_frame.ipynb #d7e0aa02
+_DAYS = '%m/%d/%Y','%d/%m/%Y','%d.%m.%Y','%Y/%m/%d','%m-%d-%Y','%d-%m-%Y','%Y%m%d'
+_FORMATS = *_DAYS,*(f'{d} {t}' for d in _DAYS[:-1] for t in ('%H:%M','%H:%M:%S'))
+
+def _is_text(col): return pd.api.types.infer_dtype(col, skipna=True) == 'string'
+
+def _without_blanks(col):
+    "Strings without the blanks around them; a gap where there is nothing else"
+    text = col.astype(object).str.strip()
+    return text.where(text != '', np.nan)
+
+def _as_numbers(text):
+    "What strings such as '1.5', '12%', '$1,234' say; NaN where they say no number"
+    text = text.str.replace(r'^([+-]?)\s*[$€£]\s*|\s*%$', r'\1', regex=True)
+    grouped = text.str.match(r'[+-]?\d{1,3}(,\d{3})+(\.\d+)?$', na=False)
+    return pd.to_numeric(text.where(~grouped, text.str.replace(',', '')), errors='coerce')
+
+def _as_dates(text, how): return pd.to_datetime(text, format=how, errors='coerce')
+
+def _date_format(values):
+    "The first of the formats in which all of `values`, different strings, are dates, and another that would do; or Nones"
+    good = [o for o in _FORMATS if _as_dates(values[:9], o).notna().all() and _as_dates(values, o).notna().all()]
+    if good[:1] == ['%Y%m%d'] and (len(values) < 10 or not values.between('19', '21').all()): return None,None
+    return good[0] if good else None,good[1] if len(good) > 1 else None
+
+# %% ../nbs/08_frame.ipynb #d7e0aa04
+def _mostly(values, read):
+    "Are nearly all `values`, but not all, what `read` makes of them?"
+    return .9 <= read.notna().mean() < 1 and len(values) >= 10
+
+def how_to_read(name, col, max_card):
+    "How the strings of a column are read: a date's format, 'number', or None; a warning where it nearly is one"
+    if pd.api.types.is_integer_dtype(col.dtype):  # 20200131
+        values = pd.Series(col.dropna().unique())
+        return '%Y%m%d' if values.between(19e6, 21e6).all() and _date_format(values.astype(str))[0] else None
+    if not _is_text(col): return None
+    values = pd.Series(_without_blanks(col).dropna().unique(), dtype=object)
+    if not len(values) or _are_dates(col): return None
+    how,other = _date_format(values)
+    if other: warnings.warn(f"column {name!r} has dates that are read as {how}, and could be {other}: make dates of them")
+    if how: return how
+    numbers,share = _as_numbers(values),len(values)/len(col)
+    if len(values) <= max_card: return None
+    if numbers.notna().all() and not values.str.match(r'0\d').any(): return 'number'  # 02139 is a code
+    for what,read in (('numbers', numbers), *(('dates', _as_dates(values, o)) for o in _DAYS)):
+        if _mostly(values, read):
+            warnings.warn(f"column {name!r} is taken as a category, though nearly all of it are {what}: put gaps in "
+                          f"place of others, such as {values[read.isna()].iloc[0]!r}, or name it in cat_names")
+            return None
+    if share > .5: warnings.warn(
+        f"column {name!r} has {len(values):,} different strings in {len(col):,} rows, of which a net learns little: leave "
+        "it out, or name it in cat_names")
+    return None
+
+def read_text(col, how):
+    "A column with what its strings say; other columns as they are. A `ValueError` that names a string which says nothing"
+    if how == '%Y%m%d' and pd.api.types.is_integer_dtype(col.dtype): col = col.astype(str).where(col.notna())
+    if not _is_text(col): return col
+    text = _without_blanks(col)
+    read = _as_numbers(text) if how == 'number' else _as_dates(text, how)
+    if len(bad := text[text.notna() & read.isna()]):
+        raise ValueError(f"column {col.name!r} was read as {how} in training, and now has {bad.iloc[0]!r}: make it a gap")
+    return read
+
 # %% ../nbs/08_frame.ipynb #7686a787
 class TableColumns:
     "Which columns of a DataFrame are numbers, categories and dates, and rows as `cat_names` and `cont_names`"
@@ -94,8 +159,12 @@ class TableColumns:
         cont_names=None, # Columns that are numbers whatever they hold: strings such as '1.5' are read
         max_card:int=20, # Whole numbers with at most so many different values are categories
     ):
-        self.max_card,self.asked = max_card,[[*(o if o is not None else [])] for o in (cat_names,cont_names)]
+        self.max_card,self.asked = max_card,[L(o) for o in (cat_names,cont_names)]
         self._check_asked([*df.columns])
+        self.bools = {n for n in df if pd.api.types.infer_dtype(df[n], skipna=True) == 'boolean'}
+        hows = {n:self._how(n, df[n]) for n in df if n not in self.asked[0]}
+        self.hows = {n:o for n,o in hows.items() if o}
+        df = self._read(df)
         self.kinds = {n:self._kind(n, df[n]) for n in df}
         self.cat_names,self.cont_names,self.ranges = [],[],{}
         for n,kind in self.kinds.items():
@@ -132,6 +201,21 @@ def _kind(self:TableColumns, name, col):
         if not _is_time(col.dtype) and cont_cat_split(col.to_frame(name), self.max_card)[1]: return 'category'
     return 'number' if len(np.unique(_numbers(name, col)[col.notna()])) > 1 else 'category'
 
+_WORDS = {**dict.fromkeys((True,'True','1','1.0'), 'True'), **dict.fromkeys((False,'False','0','0.0'), 'False')}
+
+@patch
+def _how(self:TableColumns, name, col):
+    if name not in self.asked[1]: return how_to_read(name, col, self.max_card)
+    if not _is_text(col): return None
+    text = _without_blanks(col)
+    return 'number' if _as_numbers(text).notna().equals(text.notna()) else None
+
+@patch
+def _read(self:TableColumns, df):
+    "`df` with what its strings say, and with words for truth values: rows to predict may have 0 and 1"
+    df = df.assign(**{n:read_text(df[n], how) for n,how in self.hows.items()})
+    return df.assign(**{n:df[n].astype(object).map(_WORDS) for n in self.bools})
+
 @patch
 def _learn_dates(self:TableColumns, name, col):
     parts = _dateparts(name, col)
@@ -158,7 +242,7 @@ def __call__(self:TableColumns,
     df:pd.DataFrame, # Rows with the columns that the training rows had
 ) -> pd.DataFrame: # Categories as strings, numbers as float64, in the order of `cat_names`, `cont_names`; gaps are NaN
     "The rows as categories and numbers"
-    res = {}
+    res,df = {},self._read(df)
     for n,kind in self.kinds.items():
         if kind == 'category': res[n] = _labels(n, df[n])
         elif kind == 'number': res[n] = _numbers(n, df[n])

@@ -37,7 +37,7 @@ def _summarise_distributions(preds, p): # (draws, rows, outputs); (draws, rows, 
     return preds.mean(0),entropy,(entropy-_entropy(p).sum(-1).mean(0)).clamp_min(0)
 
 def _summarise_classes(preds): return _summarise_distributions(preds, preds[...,None,:])  # one of them is right
-def _summarise_labels(preds): return _summarise_distributions(preds, torch.stack([1-preds,preds], -1))  # each may be right
+def _summarise_labels(preds): return _summarise_distributions(preds, torch.stack([1-preds,preds], -1))  # any may be
 
 def _is_sigmoid(act):
     "Is the activation of a loss a sigmoid, so that outputs are labels which do not exclude each other?"

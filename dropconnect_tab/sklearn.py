@@ -202,6 +202,10 @@ def _quiet(learn):
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
+def _emb_szs(to):
+    "A width for columns whose values are nearly all different, such as an id: fastai's would be up to 600"
+    return {n:16 for n in to.cat_names if len(to.classes[n]) > max(100, len(to.train)/2)}
+
 @patch
 def _own(self:_DropConnectEstimator, names):
     "The learner's settings among `names`, as they were given to this estimator"
@@ -227,7 +231,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
         self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
         loss = self._loss()
         if weights is not None: loss = _WeightedLoss(loss or dls.train_ds.loss_func)
-        self.learner_ = learn = dropconnect_learner(dls, loss_func=loss,
+        self.learner_ = learn = dropconnect_learner(dls, emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
                                                     cbs=L(deepcopy(self.cbs)), **self._learner_settings())
         with nullcontext() if self.verbose else _quiet(learn):
             learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)

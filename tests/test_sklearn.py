@@ -4,6 +4,7 @@ import datetime as dt
 import decimal
 import importlib.util
 import pickle
+import re
 
 import joblib
 import numpy as np
@@ -149,7 +150,7 @@ def test_dates_of_another_year_are_kept_within_range():
 @pytest.mark.parametrize('values,kind', [
     (['2024-02-29', '2023-01-01', None], 'date'), (['2024-02-29 10:00', '2023-01-01', '2022-05-05T08:00:01'], 'date'),
     (['2024-02-30', '2023-01-01', None], 'category'), (['2024-02-29', 'soon', None], 'category'),
-    (['2024', '2023', None], 'category'), (['1/2/2024', '2/3/2024', None], 'category')])
+    (['2024', '2023', None], 'category'), (['2/29/2024', '3/31/2023', None], 'date'), (['29.02.2024', '31.12.2023', ' '], 'date')])
 @pytest.mark.parametrize('dtype', ['object', 'str'])
 def test_dates_as_a_csv_has_them(values, kind, dtype):
     df = pd.DataFrame({'d': pd.Series(values, dtype=dtype)})
@@ -163,9 +164,10 @@ def test_arguments_for_columns_have_effects():
     y = np.arange(60.)
     df = pd.DataFrame({'zip': np.arange(60) % 10, 'text': np.arange(60).astype(str), 'x': y})
     def kinds(**kwargs): return make(n_epoch=1, **kwargs).fit(df, y).columns_.kinds
-    assert kinds() == dict(zip='category', text='category', x='number')
+    assert kinds() == dict(zip='category', text='number', x='number')
+    assert kinds(cat_names=['text'])['text'] == 'category'
     assert kinds(max_card=5)['zip'] == 'number'
-    assert kinds(cat_names=['x'])['x'] == 'category'
+    assert kinds(cat_names=['x'])['x'] == kinds(cat_names='x')['x'] == 'category'
     assert kinds(cont_names=['zip', 'text']) == dict(zip='number', text='number', x='number')
 
 
@@ -542,3 +544,70 @@ def test_tuples_do_as_well_as_lists():
     assert np.array_equal(a, b)
     with pytest.raises(ValueError, match=r"ps=\[0.1\] has 1 values for 2 hidden layers: give one each"):
         make(n_epoch=1, layers=(20, 10), ps=(.1,)).fit(df, y)
+
+
+DAYS = pd.Timestamp('2019-05-31') + pd.to_timedelta(np.random.default_rng(1).integers(0, 900, 300), 'D')
+
+
+@pytest.mark.parametrize('how', ['%m/%d/%Y', '%d/%m/%Y', '%d.%m.%Y', '%Y/%m/%d', '%Y%m%d', '%m/%d/%Y %H:%M', '%d-%m-%Y'])
+@pytest.mark.parametrize('gaps', [False, True])
+def test_dates_are_read_as_they_are_written(how, gaps):
+    true = pd.DataFrame({'d': pd.Series(DAYS)})
+    text = true.assign(d=true.d.dt.strftime(how))
+    if gaps: true.loc[3, 'd'], text.loc[3, 'd'] = pd.NaT, ' '
+    columns = TableColumns(text)
+    assert columns.kinds == {'d': 'date'} and columns(text).equals(TableColumns(true)(true))
+    assert columns(text.iloc[[7]]).equals(columns(text).iloc[[7]].reset_index(drop=True))  # a row alone says the same
+
+
+def test_whole_numbers_that_are_days():
+    df = pd.DataFrame({'d': DAYS.strftime('%Y%m%d').astype(int), 'id': 20_200_000 + np.arange(300)})
+    assert TableColumns(df).kinds == dict(d='date', id='number')
+
+
+def test_days_that_could_be_months_are_said():
+    df = pd.DataFrame({'d': ['1/2/2020', '3/4/2021', '5/6/2022']})
+    with pytest.warns(UserWarning, match="column 'd' has dates that are read as %m/%d/%Y, and could be %d/%m/%Y"):
+        assert TableColumns(df)(df).d_Elapsed[0] == pd.Timestamp('2020-01-02').timestamp()
+
+
+@pytest.mark.parametrize('write', ['{:.3f}', ' {:.3f} ', '{:.3f}%', '${:,.2f}', '{:,.2f} %', '-€{:,.2f}'])
+def test_numbers_are_read_as_they_are_written(write):
+    x = np.random.default_rng(0).uniform(0, 5000, 100).round(2)
+    df = pd.DataFrame({'x': [write.format(o) for o in x]})
+    df.loc[5, 'x'] = ' '
+    columns = TableColumns(df)
+    expected = np.where(np.arange(100) == 5, np.nan, -x if write[0] == '-' else x)
+    assert columns.kinds == {'x': 'number'} and np.allclose(columns(df).x, expected, equal_nan=True)
+    assert columns(pd.DataFrame({'x': [7.5]})).x[0] == 7.5
+    with pytest.raises(ValueError, match="column 'x' was read as number in training, and now has 'many'"):
+        columns(pd.DataFrame({'x': ['many']}))
+
+
+def test_codes_with_zeros_in_front_stay_categories():
+    df = pd.DataFrame({'zip': [f'{o:05}' for o in range(60)]})
+    with pytest.warns(UserWarning, match="'zip' has 60 different strings"):
+        assert TableColumns(df).kinds == dict(zip='category')
+
+
+@pytest.mark.parametrize('other', ['n/a?', 'many'])
+def test_what_nearly_is_a_number_is_said(other):
+    df = pd.DataFrame({'x': [*np.arange(99).astype(str), other]})
+    with pytest.warns(UserWarning, match=f"'x' is taken as a category, though nearly all of it are numbers: .*{re.escape(other)}"):
+        assert TableColumns(df).kinds == {'x': 'category'}
+
+
+def test_truth_values_may_come_as_numbers():
+    df, y = rows(200)
+    df = df.assign(new=df['size'] > 0)
+    est = make(n_epoch=3).fit(df, y)
+    for o in (int, float, str, object): assert np.array_equal(est.predict(df.assign(new=df.new.astype(o))), est.predict(df))
+    assert np.array_equal(est.predict(df.assign(new=df.new.astype(int).astype(str))), est.predict(df))
+    assert not np.array_equal(est.predict(df.assign(new=~df.new)), est.predict(df))
+
+
+def test_an_id_gets_a_small_embedding_and_is_said():
+    df, y = rows(400)
+    with pytest.warns(UserWarning, match="column 'id' has 400 different strings in 400 rows, of which a net learns little"):
+        est = make(n_epoch=1).fit(df.assign(id=[f'k{o}' for o in range(400)]), y)
+    assert [e.embedding_dim for e in est.learner_.model.embeds][list(est.learner_.dls.cat_names).index('id')] == 16
