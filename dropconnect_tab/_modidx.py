@@ -370,6 +370,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'dropconnect_tab/bench/tables.py'),
                                               'dropconnect_tab.bench.tables._california': ( 'bench/tables.html#_california',
                                                                                             'dropconnect_tab/bench/tables.py'),
+                                              'dropconnect_tab.bench.tables._check_numbers': ( 'bench/tables.html#_check_numbers',
+                                                                                               'dropconnect_tab/bench/tables.py'),
                                               'dropconnect_tab.bench.tables._description': ( 'bench/tables.html#_description',
                                                                                              'dropconnect_tab/bench/tables.py'),
                                               'dropconnect_tab.bench.tables._kinds': ( 'bench/tables.html#_kinds',

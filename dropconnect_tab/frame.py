@@ -188,19 +188,7 @@ class TableColumns:
         if twice := [o for o in names if names.count(o) > 1]:
             raise ValueError(f"{twice[0]!r} is a column, and a part of a date: rename it")
 
-# %% ../nbs/08_frame.ipynb #ef5d0bbe
-@patch
-def _kind(self:TableColumns, name, col):
-    cats,conts = self.asked
-    if name in cats: return 'category'
-    if name not in conts:
-        col = _dense(col)
-        if pd.api.types.is_complex_dtype(col.dtype): _numbers(name, col)
-        if _are_dates(col): return 'date'
-        if _is_date(col.dtype): return 'category'  # gaps alone
-        if not _is_time(col.dtype) and cont_cat_split(col.to_frame(name), self.max_card)[1]: return 'category'
-    return 'number' if len(np.unique(_numbers(name, col)[col.notna()])) > 1 else 'category'
-
+# %% ../nbs/08_frame.ipynb #e8b0aa22
 _WORDS = {**dict.fromkeys((True,'True','1','1.0'), 'True'), **dict.fromkeys((False,'False','0','0.0'), 'False')}
 
 @patch
@@ -215,6 +203,19 @@ def _read(self:TableColumns, df):
     "`df` with what its strings say, and with words for truth values: rows to predict may have 0 and 1"
     df = df.assign(**{n:read_text(df[n], how) for n,how in self.hows.items()})
     return df.assign(**{n:df[n].astype(object).map(_WORDS) for n in self.bools})
+
+# %% ../nbs/08_frame.ipynb #ef5d0bbe
+@patch
+def _kind(self:TableColumns, name, col):
+    cats,conts = self.asked
+    if name in cats: return 'category'
+    if name not in conts:
+        col = _dense(col)
+        if pd.api.types.is_complex_dtype(col.dtype): _numbers(name, col)
+        if _are_dates(col): return 'date'
+        if _is_date(col.dtype): return 'category'  # gaps alone
+        if not _is_time(col.dtype) and cont_cat_split(col.to_frame(name), self.max_card)[1]: return 'category'
+    return 'number' if len(np.unique(_numbers(name, col)[col.notna()])) > 1 else 'category'
 
 @patch
 def _learn_dates(self:TableColumns, name, col):

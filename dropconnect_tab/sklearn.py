@@ -195,13 +195,7 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
                        for dl,o in zip(dls.loaders, (train,valid))]
     return columns,dls
 
-# %% ../nbs/13_sklearn.ipynb #e57d211c
-@contextmanager
-def _quiet(learn):
-    with learn.no_bar(),learn.no_logging(): yield
-
-_FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
-
+# %% ../nbs/13_sklearn.ipynb #e8b0aa12
 def _emb_szs(to):
     "A width for columns whose values are nearly all different, such as an id: fastai's would be up to 600"
     return {n:16 for n in to.cat_names if len(to.classes[n]) > max(100, len(to.train)/2)}
@@ -215,6 +209,13 @@ def _own(self:_DropConnectEstimator, names):
 def _learner_settings(self:_DropConnectEstimator):
     "What the learner is told: the config has what the constructor has not"
     return {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+
+# %% ../nbs/13_sklearn.ipynb #e57d211c
+@contextmanager
+def _quiet(learn):
+    with learn.no_bar(),learn.no_logging(): yield
+
+_FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
 @patch
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):

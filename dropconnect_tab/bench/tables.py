@@ -19,6 +19,16 @@ from ..checks import check_choice
 from ..data import TabTensorDL, batch_size
 from ..frame import FillGaps
 
+# %% ../../nbs/bench/01_tables.ipynb #e8b0aa02
+def _check_numbers(table):
+    "A `ValueError` that names a column with infinities, or with nothing but gaps in the training rows"
+    for o in table.cont_names:
+        x = table.df[o].to_numpy(float, na_value=np.nan)
+        if np.isinf(x).any(): raise ValueError(
+            f"column {o!r} of {table.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
+        if np.isnan(x[table.train_idx]).all(): raise ValueError(
+            f"column {o!r} of {table.name}, split {table.split}, has no value in the training rows: leave it out")
+
 # %% ../../nbs/bench/01_tables.ipynb #4c2e4050
 @dataclass
 class Table:
@@ -35,13 +45,7 @@ class Table:
     times:pd.Series=None # When each row came to be, such as its date; rows of one time are not independent
     slice_idx:np.ndarray=None # Positions of the training rows to choose settings on; None: see `slice`
 
-    def __post_init__(self):
-        for o in self.cont_names:
-            x = self.df[o].to_numpy(float, na_value=np.nan)
-            if np.isinf(x).any(): raise ValueError(
-                f"column {o!r} of {self.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
-            if np.isnan(x[self.train_idx]).all(): raise ValueError(
-                f"column {o!r} of {self.name}, split {self.split}, has no value in the training rows: leave it out")
+    def __post_init__(self): _check_numbers(self)
 
     @property
     def fingerprint(self) -> str:
