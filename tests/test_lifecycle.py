@@ -112,7 +112,7 @@ def check(learn):
     for p in model.parameters(): assert not p.isnan().any()
     if watch.mask == 'frozen': watch.exact()
     if watch.mask == 'trainable' and watch.batches:
-        assert watch.starts <= 1, 'a trainable start was drawn twice'
+        assert watch.starts == 1, f'{watch.starts} starts of a trainable mask'
         for n, l in hidden(model).items(): assert float(l.weight[~watch.keeps[n]].eq(0).float().mean()) < .5, n
     if watch.mask == 'resampled':
         kind = DropConnectLinear if hasattr(model, 'weight_masks') else torch.nn.Linear
