@@ -493,6 +493,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame.RowEncoder.__init__': ( 'frame.html#rowencoder.__init__',
                                                                                       'dropconnect_tab/frame.py'),
+                                       'dropconnect_tab.frame.RowEncoder._check_kind': ( 'frame.html#rowencoder._check_kind',
+                                                                                         'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame.RowEncoder._code': ( 'frame.html#rowencoder._code',
                                                                                    'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame.RowEncoder._fill': ( 'frame.html#rowencoder._fill',

@@ -301,6 +301,8 @@ def __call__(self:RowEncoder,
         like = {n:get_close_matches(n, [str(o) for o in rows.keys()], 1) for n in missing}
         raise ValueError('; '.join(f"column {n!r} is missing" + (f" (there is {o[0]!r})" if o else '')
                                    for n,o in like.items()) + f": give all of {self.x_names}")
+    names = [] if isinstance(rows, dict) else list(rows.keys())
+    if twice := [n for n in self.x_names if names.count(n) > 1]: raise ValueError(f"column {twice[0]!r} is there twice")
     return (self._table if isinstance(rows, pd.DataFrame) else self._row)(rows)
 
 @patch
@@ -313,15 +315,26 @@ def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
 
 def _number(n, v):
     if _is_missing(v): return math.nan
-    try: return float(v)
+    try: res = float(v)
     except (ValueError, TypeError): raise ValueError(f"{n}={v!r} is not a number") from None
+    if math.isinf(res): raise ValueError(f"{n}={v!r} is infinite: put a number, or None for a gap, in its place")
+    return res
+
+@patch
+def _check_kind(self:RowEncoder, n, values):
+    "A `ValueError` where a number is given as a string for a category of numbers: it would not be found"
+    if self._index[n].dtype.kind not in 'iuf': return
+    if text := [v for v in values if isinstance(v, str) and v.strip().replace('.', '', 1).isdigit()]: raise ValueError(
+        f"column {n!r} has {text[0]!r}, and its categories are numbers such as {self._index[n][0]}: make a number of it")
 
 @patch
 def _code(self:RowEncoder, n, v):
     if n not in self._codes: return int(v)
     if _is_missing(v): return 0
     try: return self._codes[n][v]
-    except (KeyError, TypeError): return int(self._index[n].get_indexer([v])[0])+1
+    except (KeyError, TypeError):
+        self._check_kind(n, [v])
+        return int(self._index[n].get_indexer([v])[0])+1
 
 @patch
 def _row(self:RowEncoder, row):
@@ -337,8 +350,10 @@ def _row(self:RowEncoder, row):
 def _floats(n, col):
     try:
         if col.dtype.kind in 'mMc': raise TypeError(f"they are {col.dtype}")
-        return col.to_numpy(np.float64, na_value=np.nan)
+        res = col.to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as e: raise ValueError(f"column {n!r} is not made of numbers: {e}") from None
+    if np.isinf(res).any(): raise ValueError(f"column {n!r} has infinite values: put numbers, or gaps, in their place")
+    return res
 
 @patch
 def _table(self:RowEncoder, df):
@@ -352,6 +367,8 @@ def _table(self:RowEncoder, df):
         conts[:,i] = (v-mean)/std
     for i,n in enumerate(self.cat_names):
         if n in self.flags: cats[:,i] = np.where(gaps[self.flags[n]], *(self._codes[n].get(o, 0) for o in (True,False)))
-        elif n in self._index: cats[:,i] = self._index[n].get_indexer(df[n])+1
+        elif n in self._index:
+            cats[:,i] = self._index[n].get_indexer(df[n])+1
+            self._check_kind(n, df[n][cats[:,i]==0])
         else: cats[:,i] = df[n]
     return cats,conts

@@ -95,6 +95,7 @@ def dropconnect_learner(
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
     _check_numbers(to)
     _check_batches(dls.train)
+    if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
     config = _merge(_defaults(len(to), n_cont), config, overrides)
     emb_szs = get_emb_sz(to, emb_szs or {})
     if n_out is None: n_out = get_c(dls)

@@ -439,6 +439,11 @@ def test_no_whole_batch_is_an_error(tmp_path):
         dropconnect_learner(make_dls(n=100, bs=256, path=tmp_path))
 
 
+@pytest.mark.parametrize('lr', [-.01, float('nan')])
+def test_a_rate_that_learns_nothing_is_an_error(dls, lr):
+    with pytest.raises(ValueError, match=f"lr={lr}: give a rate above 0"): dropconnect_learner(dls, lr=lr)
+
+
 def losses_of(dls, learner, **kwargs):
     set_seed(1)
     learn = fit(learner(dls, layers=layers, **kwargs), 2)

@@ -254,7 +254,6 @@ KINDS = dict(
     integers_with_gaps=(np.arange(400) % 3, [0., 1., np.nan, 7.]),
     nullable_integers=(np.arange(400) % 3, pd.array([0, 1, None, 7], dtype='Int64')),
     trained_on_nullable_integers=(pd.array([0, 1, 2, 7]*100, dtype='Int64'), [0, 1, 7, 9]),
-    integers_as_text=(np.arange(400) % 3, ['0', '1', '2', '7']),
     integers_as_objects=(np.arange(400) % 3, pd.Series([0, 1, None, 'x'], dtype=object)),
     large_integers=(np.arange(400) % 3 + 2**40, [2**40, 2**40+1, 2**40+2, 7]),
     halves=(np.arange(400) % 3 + .5, [.5, 1.5, np.nan, 7]),
@@ -627,3 +626,31 @@ def test_on_a_gpu(device):
     np.testing.assert_allclose(answer(x_df()), asked(learn, x_df()), atol=1e-4)
     np.testing.assert_allclose(pickle.loads(pickle.dumps(answer))(x_df()), answer(x_df()), atol=1e-6)
     assert device == 'cuda' or b'cuda' not in pickle.dumps(answer)
+
+
+# Nothing wrong in silence
+
+def both(row): return row, pd.DataFrame([row, row])
+
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf])
+def test_infinite_numbers_are_an_error(answer, row, value):
+    for rows in both({**row, 'size': value}):
+        with pytest.raises(ValueError, match="size.* infinite.*: put (a number|numbers), or"): answer(rows)
+
+
+def test_a_column_that_is_there_twice_is_an_error(answer):
+    df = x_df()
+    with pytest.raises(ValueError, match="column 'size' is there twice"): answer(pd.concat([df, df[['size']]], axis=1))
+    with pytest.raises(ValueError, match="column 'shop' is there twice"): answer(pd.concat([df.iloc[0], df.iloc[0]]))
+
+
+def test_strings_for_a_category_of_numbers_are_an_error():
+    df = make_df().assign(code=lambda d: np.arange(len(d)) % 5)
+    learn = fitted(dls_of(df, cat=('code',)))
+    answer, row = learn.predictor(), dict(code=4, size=.1, age=.2)
+    assert_agree(learn, df[['code', 'size', 'age']])
+    for rows in both({**row, 'code': '4'}):
+        with pytest.raises(ValueError, match="column 'code' has '4', and its categories are numbers such as 0: make a"):
+            answer(rows)
+    assert np.isfinite(answer({**row, 'code': 77}))  # a number that training did not see
