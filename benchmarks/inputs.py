@@ -195,7 +195,7 @@ def inputs_table(out):
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
         shown = [a for a in arms if a != 'dense' and not a.startswith('dense, ') or a.startswith('dense, as')]
-        lines += [f'## {study.capitalize()}', '', f'{seeds} seeds.', '']
+        lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [[a, *(interval(relative(found, t, a, reference_of(a))) for t in tables)]
                                              for a in shown])
     return '\n'.join(lines)

@@ -161,6 +161,18 @@ def test_tables_of_slices_come_from_the_files(said_by, name):
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
 
 
+def test_what_is_said_of_few_inputs(said_by):
+    "The README's words, and the table that they come from"
+    said, out = said_by('inputs'), root/'results'/'inputs'
+    assert said['inputs_table'](out) == (out/'inputs.md').read_text()
+    found = said['by_seed'](read_jsonl(out/'runs.jsonl'))
+    mean = {t: said['relative'](found, t, 'few inputs').mean() for t in said['TABLES']}
+    assert len(found['adult', 'few inputs']) == 5
+    assert {t: round(mean[t], 1) for t in ('bulldozers-codes', 'bike-crossed', 'bike', 'adult-crossed')} == {
+        'bulldozers-codes': -3.9, 'bike-crossed': -3.9, 'bike': -1.2, 'adult-crossed': .5}
+    assert all(abs(mean[t]) < .5 for t in ('adult', 'california', 'bulldozers-2012'))
+
+
 def test_every_arm_can_be_run_again():
     "Its name in the results is what `--arms` takes"
     for file in (root/'results').rglob('runs.jsonl'):
