@@ -138,13 +138,13 @@ def fit(name, arm, seed, folder):
     seconds = time.perf_counter()-begin
     found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
     masks = learn.model.weight_masks
-    return dict(table=name, arm=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
+    return dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
                 unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()), torch=torch.__version__,
                 fan_in=[l.weight.shape[-1] for l in list(find_linears(learn.model).values())[:-1]],
                 columns=len(learn.model.column_groups))
 
 
-def key(o): return o['table'], o['arm'], o['seed']
+def key(o): return o['table'], o['start'], o['seed']
 
 
 def run(folder, out, tables, studies, jobs):
@@ -161,9 +161,9 @@ def run(folder, out, tables, studies, jobs):
 # --- What came of it ---
 
 def by_seed(rows):
-    "(table, arm) → {seed: error}"
+    "(table, start) → {seed: error}"
     found = {}
-    for r in rows: found.setdefault((r['table'], r['arm']), {})[r['seed']] = r.get('rmse', r.get('logloss'))
+    for r in rows: found.setdefault((r['table'], r['start']), {})[r['seed']] = r.get('rmse', r.get('logloss'))
     return found
 
 
