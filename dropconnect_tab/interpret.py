@@ -124,6 +124,7 @@ def plot_members(self:Learner,
     "Each member's error (RMSE, or log loss) beside that of their vote, and the correlations of their errors"
     classes = bool(getattr(self.dls, 'vocab', None))
     with self.no_bar(): preds,targs = collect_member_preds(self, ds_idx, dl)
+    if targs is None: raise ValueError("these rows have no targets, so no errors: make the loader with_labels=True")
     errors,vote = _row_errors(preds, targs, classes),_row_errors(preds.mean(1, keepdim=True), targs, classes)
     def total(o): return o.mean(1) if classes else o.square().mean(1).sqrt()
     if axs is None: axs = _panels(2, 4.8, 3.6)

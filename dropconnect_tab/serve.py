@@ -16,6 +16,7 @@ from fastcore.meta import noop
 
 from .frame import RowEncoder
 from .masks import unwrap
+from .members import MemberLoss
 
 # %% ../nbs/11_serve.ipynb #b08265ff
 def _of_loss(loss_func, name):
@@ -38,6 +39,7 @@ class Predictor:
         self.vocab = list(learn.dls.vocab) if getattr(learn.dls, 'vocab', None) else None
         loss_func,model = deepcopy(learn.loss_func),unwrap(learn.model)
         if hasattr(loss_func, 'to'): loss_func.to(device)  # weights of classes
+        if isinstance(loss_func, MemberLoss): loss_func = loss_func.base  # which may be what no pickle can hold
         self.activation,self._decodes = _of_loss(loss_func, 'activation'),_of_loss(loss_func, 'decodes')
         self.model,self.device = (deepcopy(model) if copy else model).to(device).eval(),device
 

@@ -142,7 +142,8 @@ def test_all_arms(asked, sales):
 
 @pytest.mark.parametrize('n, told, bs', [(100_000, None, None), (100_001, None, 1024), (100_001, 64, 64)])
 def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, told, bs):
-    monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: make_table(train_idx=np.arange(n), test_idx=np.arange(9)))
+    table = make_table(n=n+9, train_idx=np.arange(n), test_idx=np.arange(n, n+9))
+    monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: table)
     more = [] if told is None else ['--set', f'bs={told}']
     assert {o['bs'] for o in asked('--path', 'anything', *more)['arms'].values()} == {bs}
 

@@ -447,15 +447,15 @@ def test_with_everything_off_it_is_fastais_net(tmp_path):
         assert losses(dropconnect_learner, weight_p=0, **rest) != theirs, o
 
 
-@pytest.mark.parametrize('rows,ps', [(800, .5), (999, .5), (1000, .3), (4999, .3), (5000, .1)])
+@pytest.mark.parametrize('rows,ps', [(800, .5), (999, .5), (1000, .3), (4999, .3), (5000, 0)])
 def test_few_rows_get_more_dropout(rows, ps, tmp_path):
     valid = list(range(rows, rows+50))
     dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names='price',
                                      cont_names=['size'], valid_idx=valid, path=tmp_path, device='cpu')
     def drops(**kwargs):
         model = dropconnect_learner(dls, layers=[10, 10], **kwargs).model
-        return {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)}
-    assert drops() == {ps} and drops(ps=.2) == drops(config=dict(ps=.2)) == {.2} and not drops(ps=0)
+        return {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)} or {0}
+    assert drops() == {ps} and drops(ps=.2) == drops(config=dict(ps=.2)) == {.2} and drops(ps=0) == {0}
 
 
 @pytest.mark.parametrize('n,width', [(1, 16), (16, 16), (17, 15), (32, 8), (200, 2)])

@@ -96,7 +96,7 @@ def test_fingerprint_sees_names_values_and_split(table):
     assert one == replace(table, df=df.assign(cost=0.)).fingerprint
     renamed = df.rename(columns={'size': 'age', 'age': 'size'})
     others = [dict(df=df.assign(age=0.)), dict(df=df.assign(price=df.price+1)), dict(y_name='cost'),
-              dict(df=renamed, cont_names=['age', 'size']), dict(cat_names=['shop'], cont_names=['day', 'size', 'age']),
+              dict(df=renamed, cont_names=['age', 'size']), dict(cat_names=['shop', 'day', 'size'], cont_names=['age']),
               dict(train_idx=np.arange(159)), dict(test_idx=np.arange(161, 200))]
     assert len({one, *(replace(table, **o).fingerprint for o in others)}) == 8
     assert isinstance(Table(**vars(table)).fingerprint, str)
@@ -798,7 +798,7 @@ def test_a_fit_ticks_as_often_as_it_says(name, table):
 def test_methods_survive_pickling_and_say_what_they_are():
     found = pickle.loads(pickle.dumps(read_method('trainable,weight_p=0.8').with_shared(epochs=3)))
     assert found == read_method('trainable,weight_p=0.8').with_shared(epochs=3) and len({found, found}) == 1
-    assert repr(found).startswith('Method trainable,weight_p=0.8 (epochs=3, bs=256,') and found != 'trainable'
+    assert repr(found).startswith('Method trainable,weight_p=0.8 (epochs=3, bs=None,') and found != 'trainable'
 
 
 @pytest.mark.parametrize('name, settings, match', [

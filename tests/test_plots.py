@@ -87,6 +87,12 @@ def test_members_on_other_rows(dls):
     assert len({vote(), vote(ds_idx=0), vote(dl=learn.dls.test_dl(df, with_labels=True))}) == 3
 
 
+def test_members_need_targets(dls):
+    learn = dropconnect_learner(dls, layers=[30], members=2)
+    with pytest.raises(ValueError, match='no targets.*with_labels=True'):
+        learn.plot_members(dl=learn.dls.test_dl(make_df(50).drop(columns='price')))
+
+
 @pytest.mark.parametrize('y', [['price', 'cost'], 'band', 'several'])
 def test_members_with_other_targets(y):
     df = make_df()

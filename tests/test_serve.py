@@ -517,7 +517,8 @@ def test_a_loaded_learner(tmp_path, y, fast):
 TASKS = dict(number=('price', {}), y_range=('price', dict(y_range=(-1, 1))), a_function=('price', dict(
              loss_func=nn.functional.l1_loss)), frozen_members=('band', dict(members=3, mask='frozen')),
              number_of_members=('price', dict(members=3)), defaults=('price', dict(make=dropconnect_learner, n_bins=6)),
-             one_logit=('cheap', dict(n_out=1, loss_func=BCEWithLogitsLossFlat())))
+             one_logit=('cheap', dict(n_out=1, loss_func=BCEWithLogitsLossFlat())),
+             a_lambda=('price', dict(members=3, loss_func=lambda p, y: (p-y).abs().mean())))
 
 
 @pytest.mark.parametrize('name', TASKS)

@@ -21,8 +21,10 @@ from ..frame import FillGaps
 
 # %% ../../nbs/bench/01_tables.ipynb #e8b0aa02
 def _check_numbers(table):
-    "A `ValueError` that names a column with infinities, or with nothing but gaps in the training rows"
+    "A `ValueError` that names a column of text, with infinities, or with nothing but gaps in the training rows"
     for o in table.cont_names:
+        if not pd.api.types.is_numeric_dtype(table.df[o]): raise ValueError(
+            f"column {o!r} of {table.name} is not made of numbers: put it in cat_names")
         x = table.df[o].to_numpy(float, na_value=np.nan)
         if np.isinf(x).any(): raise ValueError(
             f"column {o!r} of {table.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
