@@ -168,6 +168,9 @@ def test_what_is_said_of_few_inputs(said_by):
     found = said['by_seed'](read_jsonl(out/'runs.jsonl'))
     mean = {t: said['relative'](found, t, 'few inputs').mean() for t in said['TABLES']}
     assert len(found['adult', 'few inputs']) == 5
+    codes = {k: said['relative'](found, 'bulldozers-codes', f'{k} inputs').mean() for k in (2, 4, 8, 16, 64)}
+    assert [round(o, 1) for o in codes.values()] == [-3.9, -3.2, -2.2, -1.3, -.2]
+    assert round(said['relative'](found, 'california', '2 inputs').mean(), 1) == 1.2
     assert {t: round(mean[t], 1) for t in ('bulldozers-codes', 'bike-crossed', 'bike', 'adult-crossed')} == {
         'bulldozers-codes': -3.9, 'bike-crossed': -3.9, 'bike': -1.2, 'adult-crossed': .5}
     assert all(abs(mean[t]) < .5 for t in ('adult', 'california', 'bulldozers-2012'))
