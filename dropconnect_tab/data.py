@@ -125,6 +125,11 @@ def table(self:TabTensorDL) -> tuple: # cats, conts (where there are continuous 
         store.update(columns=columns, where=where, table=self._make_table())
     return store['table']
 
+@patch(as_prop=True)
+def n_inp(self:TabTensorDL) -> int:
+    "Tensors of a batch that enter the net"
+    return 1+bool(self.dataset.with_cont)
+
 # %% ../nbs/07_data.ipynb #e42c4ca6
 @patch
 def shuffle_fn(self:TabTensorDL, idxs):

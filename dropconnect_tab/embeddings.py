@@ -102,6 +102,16 @@ class TargetScale(nn.Module):
     def extra_repr(self): return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
 
 # %% ../nbs/04_embeddings.ipynb #9dd05c8d
+def _check_target(name, mean, std):
+    "A `ValueError` where float32 cannot hold a target; a warning where it is the same in all rows"
+    if std <= 1e-12*abs(mean): return warnings.warn(
+        f"target {name!r} is {mean:.7g} in all training rows: where it is not, float32, in which fastai keeps it, "
+        "cannot hold it: subtract its mean first")
+    if std < 1e-6*abs(mean): raise ValueError(
+        f"target {name!r} is {mean:.7g} with a spread of {std:.3g}, which float32 cannot hold: subtract {mean:.7g} from it")
+    if not 1e-15 < std < 1e15: raise ValueError(
+        f"target {name!r} has a spread of {std:.3g}, whose square float32 cannot hold: divide it by {std:.1g}")
+
 def get_y_scale(
     to, # `TabularPandas`, such as `dls.train_ds`
     n_out:int, # Outputs of the net
@@ -115,4 +125,5 @@ def get_y_scale(
     ys = to.ys.to_numpy(np.float64)
     mean,std = ys.mean(0),ys.std(0)
     if not np.isfinite([mean,std]).all(): return None  # no net can learn these
+    for o in zip(to.y_names, mean, std): _check_target(*o)
     return TargetScale(mean, np.where(std > 0, std, 1.), loss_power(loss))

@@ -151,6 +151,11 @@ def read_text(col, how):
     return read
 
 # %% ../nbs/08_frame.ipynb #7686a787
+def _unit(name, col):
+    "What numbers are divided by: their spread where it is so small that fastai's `Normalize`, which adds 1e-7, would lose it"
+    std = np.nanstd(_numbers(name, col))
+    return std if 0 < std < 1e-4 else 1.
+
 class TableColumns:
     "Which columns of a DataFrame are numbers, categories and dates, and rows as `cat_names` and `cont_names`"
     def __init__(self,
@@ -166,6 +171,7 @@ class TableColumns:
         self.hows = {n:o for n,o in hows.items() if o}
         df = self._read(df)
         self.kinds = {n:self._kind(n, df[n]) for n in df}
+        self.units = {n:s for n,kind in self.kinds.items() if kind == 'number' and (s := _unit(n, df[n])) != 1}
         self.cat_names,self.cont_names,self.ranges = [],[],{}
         for n,kind in self.kinds.items():
             if kind == 'date': self._learn_dates(n, df[n])
@@ -246,7 +252,7 @@ def __call__(self:TableColumns,
     res,df = {},self._read(df)
     for n,kind in self.kinds.items():
         if kind == 'category': res[n] = _labels(n, df[n])
-        elif kind == 'number': res[n] = _numbers(n, df[n])
+        elif kind == 'number': res[n] = _numbers(n, df[n])/self.units.get(n, 1.)
         else: res.update(self._date_columns(n, df[n]))
     return pd.DataFrame({n:pd.Series(res[n], dtype=t) for names,t in ((self.cat_names,object), (self.cont_names,float))
                          for n in names})

@@ -9,6 +9,7 @@ __all__ = ['only_masks', 'dropconnect_config', 'dropconnect_learner']
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
+from .data import TabTensorDL
 from .members import AverageMembers, MemberLoss, average_for, loss_power
 from .model import DropConnectTabularModel
 from .embeddings import TargetScale, get_cont_edges, get_y_scale
@@ -40,6 +41,13 @@ def _check_numbers(to):
         if not np.isfinite(to[n].to_numpy(np.float64, na_value=np.nan)).all(): raise ValueError(
             f"continuous column {n!r} has gaps or infinite values: put FillMissing among the procs, numbers in place "
             "of infinite values; leave out a column of gaps alone")
+
+def _check_names(dls, told):
+    "A `ValueError` that names a category which hides what fastai looks for in the table, unless the caller has `told` it"
+    hidden = [n for n in ('c','loss_func') if told[n] is None]
+    if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp']
+    if taken := [n for n in hidden if n in dls.cat_names]:
+        raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
 
 def _check_batches(dl):
     "A `ValueError` where the training rows make no whole batch, so that a fit would take no step"
@@ -93,6 +101,7 @@ def dropconnect_learner(
     overrides = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
                      members=members, y_scale=y_scale, ps=ps)
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
+    _check_names(dls, dict(c=n_out, loss_func=loss_func))
     _check_numbers(to)
     _check_batches(dls.train)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")

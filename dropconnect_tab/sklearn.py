@@ -19,7 +19,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.learner import replacing_yield
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.optimizer import Adam
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
@@ -221,19 +221,23 @@ _FITTING = RLock()  # the global generators are shared by all threads: one fit a
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
+    self._units = self._float32_units(y)
     weights,rows = _row_weights(sample_weight, X)
-    X,y = X.iloc[rows],y.iloc[rows]
+    X,y = X.iloc[rows],self._in_units(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
         check_consistent_length(X_val, y_val)
-        X_val,y_val = self._frame(X_val),self._targets(y_val, X.columns)
+        X_val,y_val = self._frame(X_val),self._in_units(self._targets(y_val, X.columns))
     seed = int(check_random_state(self.random_state).randint(2**31-1))
+    vocab = self._vocab()
     with _FITTING,no_random(seed, reproducible=False):
         self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
         loss = self._loss()
-        if weights is not None: loss = _WeightedLoss(loss or dls.train_ds.loss_func)
-        self.learner_ = learn = dropconnect_learner(dls, emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
-                                                    cbs=L(deepcopy(self.cbs)), **self._learner_settings())
+        if weights is not None: loss = _WeightedLoss(loss)
+        # what fastai would look for in the table is said: a column of that name hides it
+        self.learner_ = learn = dropconnect_learner(
+            dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
+            cbs=L(deepcopy(self.cbs)), **self._learner_settings())
         with nullcontext() if self.verbose else _quiet(learn):
             learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
     if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
@@ -282,7 +286,7 @@ def predict_dist(self:_DropConnectEstimator,
     learn = self.learner_
     dl = learn.dls.test_dl(self.columns_(self._frame(X)))
     with _quiet(learn): *res,_ = learn.get_preds_dist(dl=dl, n=n, seed=seed)
-    return tuple(self._shaped(o.numpy().astype(np.float64)) for o in res)
+    return tuple(self._shaped(o.numpy().astype(np.float64), i==0) for i,o in enumerate(res))
 
 # %% ../nbs/13_sklearn.ipynb #7f05e8e5
 def _packed(learn):
@@ -336,7 +340,7 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         if not in_target_units(self.loss_func): warnings.warn(
             f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives what "
             "the loss takes, such as the log of a mean")
-        return self.loss_func
+        return self.loss_func or MSELossFlat()
 
     def _targets(self, y, taken, reset=False):
         names = [str(o) for o in y.columns] if isinstance(y, pd.DataFrame) else [getattr(y, 'name', None) or 'target']
@@ -348,7 +352,10 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         if len(names) != y.shape[1]: names = [f'target_{i}' for i in range(y.shape[1])]
         return pd.DataFrame(y, columns=[_free(str(o), taken) for o in names])
 
-    def _shaped(self, o): return o[:,0] if self._flat else o
+    def _shaped(self, o, shifted=True):
+        shift,scale = self._units
+        o = o*scale + shift*shifted
+        return o[:,0] if self._flat else o
 
     def predict(self,
         X, # Rows
@@ -356,13 +363,30 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         "Numbers in the units of the target"
         return self._shaped(self._preds(X))
 
+# %% ../nbs/13_sklearn.ipynb #f1a0aa31
+@patch
+def _float32_units(self:DropConnectRegressor, y):
+    "What targets lose and are divided by where float32 could not hold them: far from their spread, or of extreme size"
+    y,rest = y.to_numpy(),{**(self.config or {}), **self._own(('y_range','y_scale'))}
+    shift,scale = np.zeros(y.shape[1]),np.ones(y.shape[1])
+    if not in_target_units(self.loss_func) or any(rest.get(o) is not None for o in ('y_range','y_scale')):
+        return shift,scale
+    mean,std = (y/len(y)).sum(0),y.std(0)
+    extreme = (std > 0) & ((std < 1e-12) | (std > 1e12))
+    return np.where(np.abs(mean) > 1e4*std, mean, shift),np.where(extreme, std, scale)
+
+@patch
+def _in_units(self:DropConnectRegressor, y):
+    shift,scale = self._units
+    return (y-shift)/scale
+
 # %% ../nbs/13_sklearn.ipynb #d7ed7f01
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
     def _vocab(self): return self.classes_.tolist()
 
     def _loss(self):
-        if not isinstance(self.loss_func, nn.CrossEntropyLoss): return self.loss_func
+        if not isinstance(self.loss_func, nn.CrossEntropyLoss): return self.loss_func or CrossEntropyLossFlat()
         loss = CrossEntropyLossFlat()  # with the activation, and for targets of a column
         loss.func = self.loss_func
         return loss
@@ -380,7 +404,11 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
             raise ValueError(f"y_val has {new[0]!r}, which is none of the classes in y")
         return pd.DataFrame({_free(str(name), taken): pd.Series(y.tolist(), dtype=object)})
 
-    def _shaped(self, o): return o
+    def _float32_units(self, y): return None
+
+    def _in_units(self, y): return y
+
+    def _shaped(self, o, shifted=True): return o
 
     def predict_proba(self,
         X, # Rows

@@ -14,7 +14,8 @@ from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock
                                 TabularDataLoaders, TabularPandas, load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
-from dropconnect_tab.all import DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, only_masks
+from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, fast_dls,
+                                 only_masks)
 from dropconnect_tab.masks import find_linears
 from dropconnect_tab.embeddings import ContEmbedding, TargetScale, bin_edges, get_cont_edges, get_y_scale
 from dropconnect_tab.members import loss_power
@@ -465,6 +466,31 @@ def test_many_numbers_get_narrow_embeddings(n, width, tmp_path):
                                      device='cpu')
     def of(**kwargs): return dropconnect_learner(dls, layers=[10], **kwargs).model.cont_embed.emb_sz
     assert of() == width and of(config=dropconnect_config(cont_emb_sz=3)) == 3
+
+
+@pytest.mark.parametrize('far, match', [
+    (lambda y: y+1e7, r"target 'price' is 9999999|1e\+07 with a spread of .*: subtract .* from it"),
+    (lambda y: y*1e20, r"target 'price' has a spread of .*e\+19, .*: divide it by .*e\+19"),
+    (lambda y: y*1e-23, "target 'price' has a spread of .*e-24, .*: divide it by .*e-24")])
+def test_targets_that_float32_cannot_hold(far, match, tmp_path):
+    def dls(df): return TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=['shop'], y_names='price',
+                                                   cont_names=['size'], path=tmp_path, device='cpu')
+    df = make_df()
+    with pytest.raises(ValueError, match=match): dropconnect_learner(dls(df.assign(price=far(df.price))))
+    dropconnect_learner(dls(df.assign(price=far(df.price))), y_scale=False)  # as fastai does
+    for same in (.1, df.price+1e9):  # fastai makes float32 of them
+        with pytest.warns(UserWarning, match="'price' is .* in all training rows"):
+            dropconnect_learner(dls(df.assign(price=same)))
+
+
+@pytest.mark.parametrize('name', ['c', 'n_inp', 'loss_func'])
+def test_categories_that_hide_what_fastai_looks_for(name, tmp_path):
+    df = make_df().rename(columns={'shop': name})
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=[name], y_names='price',
+                                     cont_names=['size'], path=tmp_path, bs=64, device='cpu')
+    with pytest.raises(ValueError, match=f"category '{name}' hides"): dropconnect_learner(dls)
+    learn = dropconnect_learner(fast_dls(dls), layers=[10], n_out=1, loss_func=MSELossFlat())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
 
 
 @pytest.mark.parametrize('value', ['gap', np.inf, 'all'])

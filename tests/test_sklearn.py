@@ -55,6 +55,49 @@ def make(cls=DropConnectRegressor, **kwargs): return cls(**{**SMALL, **kwargs})
 def target(cls, y): return y if cls is DropConnectRegressor else np.where(y > 0, 'dear', 'cheap')
 
 
+# Targets and columns that float32 cannot hold as they are
+
+@pytest.mark.parametrize('factor, place', [(1, 1e8), (1, -1e12), (1e20, 0), (1e-23, 0), (1e60, 1e65), (1e-40, 0)])
+def test_targets_that_float32_cannot_hold(factor, place):
+    (df, y), est = rows(), make()
+    plain = est.fit(df, y).score(df, y)
+    far = y.to_numpy()*factor + place
+    if abs(place) > 1e10*factor: plain -= .01  # what float64 has lost
+    p, (mean, std) = est.fit(df, far).predict(df), est.predict_dist(df)
+    residuals = (p-far)/factor
+    assert 1 - residuals.var()/y.var() > plain-.05 > .4 and abs(residuals.mean()) < .1
+    assert np.allclose((mean-p)/factor, 0, atol=1e-3) and 0 < (std/factor).mean() < 1
+
+
+def test_targets_that_float32_holds_are_left_alone():
+    df, y = rows()
+    for o in (y, y+1e3, y*1e9):
+        assert np.array_equal(make(n_epoch=1).fit(df, o).learner_.dls.train_ds.ys.to_numpy()[:, 0], o.to_numpy())
+    far = make(n_epoch=1, early_stopping=True).fit(df, y+1e8, X_val=df, y_val=y+1e8)
+    assert abs(far.learner_.dls.valid_ds.ys.to_numpy()).max() < 10
+    assert abs(make(n_epoch=1, y_scale=(1e8, 1)).fit(df, y+1e8).learner_.dls.train_ds.ys.to_numpy()).min() > 1e7
+
+
+def test_tiny_columns():
+    df, y = rows()
+    tiny = df.assign(size=df['size']*1e-15, age=df.age*1e-9)
+    est = make()
+    usual = est.fit(df, y).predict(df)
+    assert np.allclose(est.fit(tiny, y).predict(tiny), usual, atol=.05)
+    assert np.allclose(est.learner_.dls.train_ds.conts[['size', 'age']].std(), 1, atol=.01)
+
+
+@pytest.mark.parametrize('cls', BOTH)
+@pytest.mark.parametrize('name', ['c', 'n_inp', 'loss_func', 'vocab', 'items'])
+def test_columns_with_names_that_fastai_uses(cls, name):
+    df, y = rows()
+    usual = make(cls, n_epoch=2).fit(df, target(cls, y)).predict(df)
+    for old in ('shop', 'size'):
+        other = df.rename(columns={old: name})
+        found = make(cls, n_epoch=2).fit(other, target(cls, y)).predict(other)
+        assert np.array_equal(found, usual)
+
+
 # Columns
 
 def every_dtype(n=60):
