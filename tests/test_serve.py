@@ -521,6 +521,11 @@ TASKS = dict(number=('price', {}), y_range=('price', dict(y_range=(-1, 1))), a_f
              a_lambda=('price', dict(members=3, loss_func=lambda p, y: (p-y).abs().mean())))
 
 
+def test_a_row_with_its_target():
+    answer, row = fitted(make_dls()).predictor(), make_df(5).iloc[0]
+    assert 'price' in row and np.array_equal(answer(row), answer(row.drop('price')))
+
+
 @pytest.mark.parametrize('name', TASKS)
 def test_the_pickle_answers_the_same(name):
     y, kwargs = TASKS[name]

@@ -255,6 +255,7 @@ def test_files_that_are_not_there(read, tmp_path):
     (dict(sold='2020-01-01'), ['split = "sold"'], "split='sold' leaves 0 rows of .*houses.csv to train on, 200 to"),
     (dict(zip=lambda d: d.zip.astype(str) + 'x'), ['continuous = ["zip"]'], r"'zip' is not numeric"),
     (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' of .* has 1 infinite values: put numbers"),
+    (dict(size_na='yes'), [], "column 'size_na' of .* has the name of the flag for gaps in 'size': rename it"),
     (dict(size=np.nan), [], "column 'size' of .*, split random, has no value in the training rows: leave it out")])
 def test_columns_that_do_not_do(read, change, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines, df=houses().assign(**change))

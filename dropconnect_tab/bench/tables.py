@@ -21,8 +21,10 @@ from ..frame import FillGaps
 
 # %% ../../nbs/bench/01_tables.ipynb #e8b0aa02
 def _check_numbers(table):
-    "A `ValueError` that names a column of text, with infinities, or with nothing but gaps in the training rows"
+    "A `ValueError` that names a continuous column that the nets and trees could not take"
     for o in table.cont_names:
+        if f'{o}_na' in (*table.cat_names,*table.cont_names): raise ValueError(
+            f"column '{o}_na' of {table.name} has the name of the flag for gaps in {o!r}: rename it")
         if not pd.api.types.is_numeric_dtype(table.df[o]): raise ValueError(
             f"column {o!r} of {table.name} is not made of numbers: put it in cat_names")
         x = table.df[o].to_numpy(float, na_value=np.nan)
