@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import root
 
+import dropconnect_tab.bench.methods as bench_methods
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
 from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.report import (
@@ -16,6 +17,14 @@ from dropconnect_tab.bench.runs import read_runs
 folder = root/'results'/'bulldozers-2012'
 LATER = {'tabm', 'realmlp'}  # arms that are younger than these results
 KEYS = {'arm', 'seed', 'dataset', 'split', 'rmse', 'seconds', 'columns', 'params', 'versions', 'device', 'threads'}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def all_installed():
+    "Arms are looked up here, never fitted: that takes none of their packages"
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(bench_methods, 'find_spec', lambda name: True)
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -174,6 +183,14 @@ def test_what_is_said_of_few_inputs(said_by):
     assert {t: round(mean[t], 1) for t in ('bulldozers-codes', 'bike-crossed', 'bike', 'adult-crossed')} == {
         'bulldozers-codes': -3.9, 'bike-crossed': -3.9, 'bike': -1.2, 'adult-crossed': .5}
     assert all(abs(mean[t]) < .5 for t in ('adult', 'california', 'bulldozers-2012'))
+    on_codes = {'2 columns, later all': -3, 'rescale=False': -.3, 'frozen, 2 columns': 8.6, 'frozen, 8 columns': -2.9}
+    for method, percent in on_codes.items():
+        assert round(said['relative'](found, 'bulldozers-codes', method).mean(), 1) == percent
+    for method in ('all, later 2', 'dense, as large as few inputs'):
+        assert said['relative'](found, 'bulldozers-codes', method).mean() > 0
+    resampled = {t: said['relative'](found, t, 'resampled, 0.5').mean() for t in ('bulldozers-codes', 'california')}
+    assert min(resampled.values()) > 0
+    assert round(said['relative'](found, 'bike-crossed', 'resampled, 0.5').mean(), 1) == -10.2
 
 
 def test_every_arm_can_be_run_again():
