@@ -138,15 +138,19 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
 
 
 def test_what_is_said_of_the_defaults(defaults):
-    "The README's and the tutorial's words"
+    "The README's words: shares of `default.md`, ranks of `ranks.md`, members of `ablation.md`"
     said, folders = defaults
-    found = rank_methods(list(folders.values()), [*said['ARMS'], 'blend'])
-    def mean(table, arm): return found.loc[arm, (folders[table].name, 'mean')]
-    over = {o: mean(o, 'default')/mean(o, 'fastai')-1 for o in folders}
-    assert max(over.values()) < 0 and sum(o < -.05 for o in over.values()) >= 4
-    assert all(mean(o, 'default') < mean(o, 'blend') for o in ('california', 'bike', 'adult'))
-    ranks = rank_methods(list(folders.values()), said['ARMS'])
-    assert ranks.index[0] == 'default' or list(ranks.index).index('default') == 1
+    lines = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')[0].splitlines()[2:]
+    cells = {l.split('|')[1].strip(): [numbers(o)[0] for o in l.split('|')[3:6]] for l in lines}
+    fastai, blend = ({name: cells[o.name][i] for name, o in folders.items()} for i in (0, 1))
+    clear = {k: round(-share) for k, (share, low, high) in fastai.items() if not low <= 0 <= high}
+    assert clear == dict(diabetes=14, california=12, adult=11, bike=4) and max(o[0] for o in fastai.values()) < 0
+    assert blend['california'][2] < 0 and blend['adult'][2] < 0 and blend['bike'][1] < 0 < blend['bike'][2]
+    assert round(blend['bulldozers'][0]) == 8 and blend['bulldozers'][1] > 0
+    assert list(rank_methods(list(folders.values()), said['ARMS']).index[:2]) == ['default', 'catboost']
+    parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
+    single, members = (parts.loc[o][:, 'mean'] for o in ('default,members=1', 'default'))
+    assert 1.5 < (100*(single/members-1)).max() <= 2
 
 
 def test_the_differences_come_from_the_files(defaults):
