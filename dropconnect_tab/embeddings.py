@@ -57,9 +57,20 @@ class ContEmbedding(nn.Module):
             warnings.filterwarnings('ignore', '.*just two bin edges')  # a column with two values needs no more
             self.embed = PiecewiseLinearEmbeddings(edges, emb_sz, activation=False, version='B')
 
+    def _linear(self):
+        "Weights (columns × bins × emb_sz) and biases (columns × emb_sz) of the shares of the bins that a number fills"
+        e,slopes = self.embed,self.embed.impl.weight
+        # x is low + widths·shares, so what is linear in x is linear in the shares, and both take one product
+        widths = torch.where(slopes > 0, 1/slopes, 0.)
+        return (e.linear.weight + widths[...,None]*e.linear0.weight[:,None],
+                e.linear0.bias + e.linear0.weight*self.low[:,None])
+
     def forward(self, x):
+        weight,bias = self._linear()
         # The last bin's slope says nothing of what lies beyond it
-        return self.embed(x.clamp(self.low, self.high))
+        x = x.clamp(self.low, self.high).T[:,None]
+        shares = torch.addcmul(self.embed.impl.bias[...,None], self.embed.impl.weight[...,None], x).clamp_(0, 1)
+        return torch.baddbmm(bias[...,None], weight.transpose(1,2), shares).permute(2,0,1)
 
     def extra_repr(self): return f"columns={len(self.low)}, emb_sz={self.emb_sz}"
 

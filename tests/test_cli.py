@@ -17,6 +17,8 @@ from dropconnect_tab.bench.files import read_arrays, read_jsonl
 from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
 
+pytestmark = pytest.mark.slow
+
 
 def results(out):
     return {(r['arm'], r['seed']): r for p in Path(out).rglob('runs.jsonl') for r in read_jsonl(p)}

@@ -403,11 +403,11 @@ def test_learner_arguments_reach_the_model(dls):
 def test_signatures_are_fastais_plus_ours():
     both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'y_scale'}
     for a, b, ours, other in (
-            (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr'}),
+            (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr', 'opt_func'}),
             (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
         a, b = (inspect.signature(o).parameters for o in (a, b))
         assert set(b) - set(a) == ours and set(a) <= set(b)
-        assert [n for n in b if n not in ours | {'lr'}] == [n for n in a if n != 'lr']
+        assert [n for n in b if n not in ours | other] == [n for n in a if n not in other]
         positional = [n for n, p in a.items() if p.kind != p.KEYWORD_ONLY]
         assert list(b)[:len(positional)] == positional
         for n in set(a) - other: assert a[n].default == b[n].default, n
@@ -480,6 +480,7 @@ def test_sparsity(dls):
 
 # Copies
 
+@pytest.mark.slow
 @kinds
 @doors
 def test_export_and_load_in_a_new_process(dls, door, mask, tmp_path):

@@ -12,6 +12,8 @@ from fastai.tabular.all import tabular_learner
 from dropconnect_tab.all import DropConnectCallback
 from dropconnect_tab.masks import find_linears, unwrap
 
+pytestmark = pytest.mark.slow
+
 layers = [30, 20]
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_df, make_dls
-from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat, FillMissing,
-                                L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock,
+from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat,
+                                FillMissing, L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock,
                                 TabularDataLoaders, TabularPandas, load_learner, rmse, set_seed, tabular_learner)
 from torch import nn
 
@@ -88,6 +88,21 @@ def test_an_embedding_starts_linear_and_learns_to_bend():
     assert out.diff(dim=0).diff(dim=0).abs().max() < 1e-5
     with torch.no_grad(): emb.embed.linear.weight.normal_()
     assert emb(line).diff(dim=0).diff(dim=0).abs().max() > 1e-2
+
+
+def test_one_product_gives_what_the_package_of_the_paper_does():
+    torch.manual_seed(0)
+    x = torch.randn(500, 4)*torch.tensor([1., 100., 1e-3, 1.])
+    x[:, 3] = (x[:, 3] > 0).float()  # one bin, where others have ten
+    emb, reference = (ContEmbedding(bin_edges(x, 10), 5) for _ in range(2))
+    with torch.no_grad(): emb.embed.linear.weight.normal_()
+    reference.load_state_dict(emb.state_dict())
+    inside = x.clamp(emb.low, emb.high)
+    for out, net in ((emb(x), emb), (reference.embed(inside), reference)): out.square().sum().backward()
+    torch.testing.assert_close(emb(x), reference.embed(inside), rtol=1e-4, atol=1e-4)
+    for p, q in zip(emb.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-2)
+    assert torch.equal(emb(torch.full((1, 4), torch.inf)), emb(torch.full((1, 4), 1e9)))
 
 
 def test_an_embedding_stays_what_it_is_beyond_the_edges():

@@ -12,6 +12,8 @@ from fastai.tabular.all import Callback, SaveModelCallback, tabular_learner
 from dropconnect_tab.all import DropConnectCallback
 from dropconnect_tab.masks import find_linears
 
+pytestmark = pytest.mark.slow
+
 n_epoch, kills, layers = 100, 12, [60, 40]
 
 

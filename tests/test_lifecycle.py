@@ -28,6 +28,8 @@ from dropconnect_tab.layers import DropConnectLinear
 from dropconnect_tab.masks import find_linears, unwrap
 from dropconnect_tab.embeddings import get_cont_edges
 
+pytestmark = pytest.mark.slow
+
 settings, layers, n_bins = dict(weight_p=.5, seed=7), [30, 20], 6
 
 

@@ -11,6 +11,8 @@ from dropconnect_tab.bench.runs import read_runs, run_methods
 from dropconnect_tab.bench.tables import load_table
 from dropconnect_tab.masks import find_linears
 
+pytestmark = pytest.mark.slow
+
 text = (root/'README.md').read_text(encoding='utf-8')
 
 

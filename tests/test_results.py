@@ -151,16 +151,14 @@ def test_what_is_said_of_the_defaults(defaults):
     parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
     single, members = (parts.loc[o][:, 'mean'] for o in ('default,members=1', 'default'))
     assert 1.5 < (100*(single/members-1)).max() <= 2
-
-
+@pytest.mark.slow
 def test_the_differences_come_from_the_files(defaults):
     said, folders = defaults
     references = ['fastai', 'blend', 'xgb']
     made = '\n\n'.join(format_differences(folders.values(), o, references) for o in ('default', said['ONE_WORD']))
     there = (root/'results'/'defaults'/'default.md').read_text()
     for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
-
-
+@pytest.mark.slow
 def test_members_come_from_the_files(said_by):
     said = said_by('members_error')
     folders = [folder, *(root/'results'/'members'/o for o in ('california-random', 'bike-days', 'adult-official'))]

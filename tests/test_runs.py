@@ -20,6 +20,8 @@ from dropconnect_tab.bench.methods import Method, read_method
 from dropconnect_tab.bench.runs import (
     errors, fit_one, preds_file, read_runs, row_losses, run_methods, runs_file, search_methods, with_parts)
 
+pytestmark = pytest.mark.slow
+
 quick = dict(epochs=1, layers=(20, 10))
 forest = dict(n_estimators=10)
 

@@ -16,6 +16,8 @@ import pytest
 from conftest import root
 from new_user import blocks
 
+pytestmark = pytest.mark.slow
+
 for name in ('sphinx', 'furo', 'myst_nb'): pytest.importorskip(name)
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 

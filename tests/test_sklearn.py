@@ -281,6 +281,7 @@ def test_one_class_is_an_error():
     with pytest.raises(ValueError, match='only one class'): make(DropConnectClassifier).fit(rows()[0], ['a']*300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('members', [1, 3])
 @pytest.mark.parametrize('cls', BOTH)
 def test_weights_of_rows(cls, members):

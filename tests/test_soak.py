@@ -20,6 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from dropconnect_tab.all import DropConnectCallback, WeightMasks
 from dropconnect_tab.layers import DropConnectLinear
 
+pytestmark = pytest.mark.slow
+
 health = dict(deadline=None, suppress_health_check=list(HealthCheck))
 lives = dict(short=settings(max_examples=15, stateful_step_count=8, derandomize=True, **health),
              soak=settings(max_examples=1000, stateful_step_count=12, print_blob=True, **health))

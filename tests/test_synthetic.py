@@ -6,6 +6,8 @@ import numpy as np, pandas as pd, pytest, torch
 from dropconnect_tab.bench.bulldozers import COLUMNS, SPLITS, book_features, load_bulldozers, split_bulldozers
 from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
 
+pytestmark = pytest.mark.slow
+
 def test_one_seed_one_table():
     py,npy,pt = random.getstate(),np.random.get_state(),torch.get_rng_state()
     a,b,c = synthetic_sales(300, seed=3),synthetic_sales(300, seed=3),synthetic_sales(300, seed=4)

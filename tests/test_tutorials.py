@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import root
 
+pytestmark = pytest.mark.slow
+
 folder = root/'nbs'/'tutorials'
 tutorials = sorted(o.name for o in folder.glob('*.ipynb'))
 every = pytest.mark.parametrize('name', tutorials)
