@@ -4,8 +4,8 @@
     python tests/mutate.py --out FOLDER                      # hours; what is there is not repeated
     python tests/mutate.py masks callback --out FOLDER --every 10 --jobs 2
 
-A change is never written to a file: a forked process, with torch and fastai at hand, imports the changed module and runs
-the tests that matter to it up to the first failure. FOLDER gets a line of JSON for each change; a table of what was
+A change is never written to a file: a forked process, with torch and fastai at hand, imports the changed module and
+runs the tests that matter to it up to the first failure. FOLDER gets a line of JSON for each change; a table of what was
 killed, and the changes that survived, are printed at the end.
 """
 import argparse
@@ -26,10 +26,12 @@ from fastprogress.fastprogress import progress_bar
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
 # Module → its tests, the quick ones first
-TESTS = dict(masks='masks dropconnect contract properties', layers='dropconnect masks members contract',
+TESTS = dict(masks='masks dropconnect members contract properties', layers='dropconnect masks members contract',
              callback='dropconnect lifecycle contract', model='members contract embeddings lifecycle',
              members='members predict lifecycle', learner='contract members embeddings lifecycle',
              embeddings='embeddings members serve')
+
+UNCHANGED = 'none', 0
 
 
 def changes(source):
@@ -80,17 +82,23 @@ def start(module, text, seconds):
     finally: os._exit(int(status))
 
 
-def test_changes(module, out, every, jobs, seconds):
-    "Test each change of a module that `out` does not have yet"
-    import fastai.tabular.all, hypothesis, pytest, sklearn.model_selection, torch  # noqa: F401,E401 - for all that are forked
+def results(file):
+    "Change → what came of it, the last time"
+    rows = map(json.loads, file.open())
+    return {tuple(r['change']): r for r in rows}
+
+
+def test_changes(module, out, every, jobs, seconds, again):
+    "Test each change of a module that `out` does not have yet, or those that survived"
+    import fastai.tabular.all, hypothesis, pytest, sklearn.model_selection, torch  # noqa: F401,E401 - for all forks
     torch.set_num_threads(1)
     source, file = (root/'dropconnect_tab'/f'{module}.py').read_text(), out/f'{module}.jsonl'
     file.touch()
-    done = {tuple(json.loads(l)['change']) for l in file.open()}
-    if ('none', 0) not in done:
+    done = {o for o, r in results(file).items() if r['killed'] or not again or o == UNCHANGED}
+    if UNCHANGED not in done:
         _, status = os.waitpid(start(module, source, 10*seconds), 0)
         if status: sys.exit(f"the tests of {module} fail without a change: {TESTS[module]}")
-        with file.open('a') as f: f.write(json.dumps(dict(change=('none', 0), killed=False))+'\n')
+        with file.open('a') as f: f.write(json.dumps(dict(change=UNCHANGED, killed=False))+'\n')
     todo, running = [o for o in list(changes(source))[::every] if o not in done], {}
 
     def collect():
@@ -111,7 +119,7 @@ def table(modules, out):
     "What was killed, as Markdown, and the changes that survived"
     lines, survived = ['| module | changes | killed | share |', '| --- | --- | --- | --- |'], []
     for module in modules:
-        rows = [r for l in (out/f'{module}.jsonl').open() if (r := json.loads(l))['change'][0] != 'none']
+        rows = [r for o, r in results(out/f'{module}.jsonl').items() if o != UNCHANGED]
         killed = sum(r['killed'] for r in rows)
         lines.append(f"| {module} | {len(rows)} | {killed} | {killed/len(rows):.1%} |")
         survived += [f"{module}: {r['change'][0]}\n    "+'\n    '.join(r['lines']) for r in rows if not r['killed']]
@@ -125,11 +133,13 @@ def main():
     p.add_argument('--every', type=int, default=1, help="one change of so many")
     p.add_argument('--jobs', type=int, default=1, help="changes side by side")
     p.add_argument('--seconds', type=int, default=300, help="longer tests count as failed")
+    p.add_argument('--again', action='store_true', help="repeat the changes that survived")
     args = p.parse_args()
-    if unknown := [o for o in args.modules if o not in TESTS]: p.error(f"{unknown[0]!r} is not one of {', '.join(TESTS)}")
+    unknown = [o for o in args.modules if o not in TESTS]
+    if unknown: p.error(f"{unknown[0]!r} is not one of {', '.join(TESTS)}")
     args.modules = args.modules or list(TESTS)
     args.out.mkdir(parents=True, exist_ok=True)
-    for o in args.modules: test_changes(o, args.out, args.every, args.jobs, args.seconds)
+    for o in args.modules: test_changes(o, args.out, args.every, args.jobs, args.seconds, args.again)
     for o in table(args.modules, args.out)[::-1]: print(o, '\n')
 
 

@@ -21,6 +21,7 @@ from dropconnect_tab.all import *
 from dropconnect_tab.layers import FrozenLinear
 from dropconnect_tab.learner import only_masks
 from dropconnect_tab.masks import find_linears
+from dropconnect_tab.optimizer import FusedAdam
 
 layers = [30, 20]
 
@@ -426,6 +427,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
     assert model.y_scale.std.item() == pytest.approx(y.std(ddof=0))
+    assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`FusedAdam` for members'
     masks = model.weight_masks
     assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
     assert 'keeps 2 inputs' in says.pop('weight_p') and says.pop('unit') == "'feature' if `weight_p` is None" and not says

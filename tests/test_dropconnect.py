@@ -13,7 +13,7 @@ from torch import nn
 
 import dropconnect_tab.layers as layers
 from dropconnect_tab.all import DropConnectCallback, DropConnectTabularModel
-from dropconnect_tab.layers import DropConnectLinear, dropconnect, dropconnect_moments
+from dropconnect_tab.layers import DropConnectLinear, FrozenLinear, dropconnect, dropconnect_moments
 
 N = 40_000
 
@@ -301,3 +301,8 @@ def test_set_seed_governs_the_masks(dls):
         fit(learn)
         return learn.model.layers[0][0].weight.detach()
     assert torch.equal(run(), run())
+
+
+def test_a_frozen_layer_tells_what_it_drops():
+    keep = torch.tensor([[True, True, True, False]])
+    assert repr(FrozenLinear(4, 1, keep=keep)).endswith('bias=True, weight_p=0.25)')

@@ -273,3 +273,33 @@ def test_copies_are_small_and_equal(seed):
         assert other.linears['0'] is not masks.linears['0']
     big = WeightMasks(nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 1)), seed=0).apply()
     assert len(pickle.dumps(big)) - len(pickle.dumps(big.linears)) < 10_000  # no mask in it: the seed draws it again
+
+
+def test_masks_that_are_there_already():
+    net = mlp()
+    assert not WeightMasks(net, .5).started()
+    WeightMasks(net, .5).apply()
+    assert WeightMasks(net, .5).started() and WeightMasks(net, .55).started()
+    for p in (.2, .8):
+        with pytest.raises(ValueError, match="'0' was masked before: 50% of its weights are exactly 0"):
+            WeightMasks(net, p).started()
+    nn.init.ones_(net[2].weight)
+    with pytest.raises(ValueError, match="'2' was masked before: 0% of its weights"): WeightMasks(net, .5).started()
+
+
+def test_columns_enter_the_layer_that_is_as_wide_as_they_are():
+    net = nn.Sequential(nn.Linear(5, 13), nn.ReLU(), nn.Linear(13, 4), nn.ReLU(), nn.Linear(4, 1))
+    net.column_groups = [6, 7]
+    assert WeightMasks(net, .5, unit='feature').groups == {'2': [6, 7]}
+
+
+def test_a_mask_of_nothing_has_its_layers():
+    assert WeightMasks(mlp(), 0.).weight_p == {'0': 0, '2': 0}
+    assert WeightMasks(nn.Sequential(nn.Linear(2, 1)), 0.).weight_p == {}
+
+
+def test_a_mask_too_small_to_drop_a_weight_is_read_from_no_zeros():
+    net = mlp()
+    assert all(k.all() for k in WeightMasks(net, .001).read().keeps.values())
+    with pytest.raises(ValueError, match="no frozen mask to go on with: '0', '2' has no exact zeros"):
+        WeightMasks(net, .1).read()
