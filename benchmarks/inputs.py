@@ -1,8 +1,8 @@
 """What a unit should start with: error against the number of its inputs, on slices of training rows of eight tables.
 
-Every fit is `dropconnect_learner` as it comes, but for what its arm says; `weight_p=0` is its dense twin. A study is a
-group of arms on some tables. A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the picture to
-OUT/inputs.png. What is there is not repeated.
+Every fit is `dropconnect_learner` as it comes, but for layers of 400 and 200 units, which were its default once, and for
+what its arm says; `weight_p=0` is its dense twin. A study is a group of arms on some tables. A line for each fit goes to
+OUT/runs.jsonl, the tables to OUT/inputs.md and the picture to OUT/inputs.png. What is there is not repeated.
 
     python benchmarks/inputs.py FOLDER --out results/inputs --jobs 2
 
@@ -98,10 +98,15 @@ AROUND = {**both('lr=0.002', lr=.002), **both('lr=0.005', lr=.005), **both('ps=0
           **both('twice the epochs', epochs=2), **both('a quarter of the rows', rows=.25),
           **both('layers=[800,400]', layers=[800, 400]), **both('layers=[200,100]', layers=[200, 100]),
           **both('members=1', members=1), **both('wd=0.1', wd=.1)}
+SIZES = {'layers=[200,100]': dict(layers=[200, 100]), 'layers=[400,100]': dict(layers=[400, 100]),
+         'members=4': dict(members=4), 'lr=0.005': dict(lr=.005),
+         'layers=[200,100], lr=0.005': dict(layers=[200, 100], lr=.005)}
+STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
 STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
-           'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3)}
+           'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
+           "fastai's layers": (STEADY, both('layers=[200,100]', layers=[200, 100]), 5), 'sizes': (STEADY, SIZES, 3)}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -130,7 +135,8 @@ def fit(name, arm, seed, folder):
         kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
         if not next(iter(kwargs['weight_p'].values())): kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
-    learn = dropconnect_learner(dls, seed=None if kwargs.get('mask') == 'resampled' else seed, **kwargs)
+    seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
+    learn = dropconnect_learner(dls, seed=seed_of_masks, **{'layers': [400, 200], **kwargs})
     if scale_p:
         few = dropconnect_learner(dls).model.weight_masks.weight_p
         with torch.no_grad():
@@ -183,7 +189,10 @@ def interval(x):
     return f"{f'**{mean}**' if abs(x.mean()) > half else mean} ± {half:.1f}"
 
 
-def reference_of(arm): return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
+def reference_of(study, arm):
+    "The dense twin of an arm; among sizes, the net with few inputs that has the others"
+    if study == 'sizes': return 'few inputs'
+    return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
 
 
 def inputs_table(out):
@@ -192,15 +201,16 @@ def inputs_table(out):
     lines = ['# What a unit should start with', '',
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
              "mean over seeds with Student's 95% interval; bold where it excludes zero. Columns are those of the table, for "
-             'the first layer; later layers start with two units. Seeds are tens of percent apart on digits, a table of '
-             '1,797 rows: it says nothing. Written by `benchmarks/inputs.py`.', '']
+             'the first layer; later layers start with two units. Layers have 400 and 200 units where nothing else is '
+             'said. Sizes are compared with few inputs in such layers, all else with a dense net. Seeds are tens of '
+             'percent apart on digits, a table of 1,797 rows: it says nothing. Written by `benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
         shown = [a for a in arms if a != 'dense' and not a.startswith('dense, ') or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
-        lines += markdown([study, *tables], [[a, *(interval(relative(found, t, a, reference_of(a))) for t in tables)]
-                                             for a in shown])
+        lines += markdown([study, *tables], [
+            [a, *(interval(relative(found, t, a, reference_of(study, a))) for t in tables)] for a in shown])
     return '\n'.join(lines)
 
 

@@ -83,10 +83,11 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
     if quantile_bins and kwargs.get('n_bins') != 0:
         config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
-    learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
+    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{'layers': [400, 200], **kwargs})  # the default once
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
         emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)
+        emb.forward = lambda x: emb.embed(x.clamp(emb.low, emb.high))
     learn.remove_cb(ProgressCallback)
     start = time.perf_counter()
     with learn.no_logging(): (learn.fit_flat_cos if flat else learn.fit_one_cycle)(epochs)

@@ -392,7 +392,7 @@ def test_learner_arguments_reach_the_model(dls):
     assert rescaled.model.weight_masks.rescale is True
     wide = dropconnect_learner(dls, metrics=rmse, unit='feature')
     assert wide.model.weight_masks.unit == 'feature' and len(wide.metrics) == 1
-    assert [l.out_features for l in find_linears(wide.model).values()] == [400, 200, 1]
+    assert [l.out_features for l in find_linears(wide.model).values()] == [200, 100, 1]
     linear = dropconnect_learner(dls, layers=[], weight_p=0).model
     assert [l.out_features for l in find_linears(linear).values()] == [1] and not linear.weight_masks.linears
     with pytest.raises(ValueError, match="the only nn.Linear"): dropconnect_learner(dls, layers=[])
@@ -431,7 +431,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     masks = model.weight_masks
     assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
     assert 'keeps 2 inputs' in says.pop('weight_p') and says.pop('unit') == "'feature' if `weight_p` is None" and not says
-    assert list(masks.weight_p.values()) == [1-2/len(model.column_groups), 1-2/400]
+    assert list(masks.weight_p.values()) == [1-2/len(model.column_groups), 1-2/200]
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
 
