@@ -266,6 +266,7 @@ def gamma(pred, y): return (pred + y*(-pred).exp()).mean()
 def tweedie(pred, y): return (-y*(-.5*pred).exp()/-.5 + (.5*pred).exp()/.5).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loss', [poisson, gamma, tweedie])
 @pytest.mark.parametrize('members', [1, 3])
 def test_a_loss_with_a_link_of_its_own_is_fitted_as_fastai_fits_it(loss, members):

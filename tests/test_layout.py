@@ -70,6 +70,7 @@ def test_the_library_does_without_the_bench():
     assert '.bench' not in (root/'dropconnect_tab'/'all.py').read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('door', ['all', 'sklearn'])
 def test_a_door_opens_no_module_of_the_bench(door):
     code = f"import sys, dropconnect_tab.{door}; print([o for o in sys.modules if 'dropconnect_tab.bench' in o])"

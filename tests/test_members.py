@@ -754,6 +754,7 @@ def test_after_training_any_loss_will_do(dls):
     assert learn.validate()[0] == pytest.approx(float(each.mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['MSELossFlat', 'L1LossFlat', 'nn.MSELoss', 'F.mse_loss', 'root of mean', 'squeezed'])
 def test_around_a_loss_members_train(dls, name):
     learn = around(dls, for_dls(dls, seed=1), loss_func=MemberLoss(bare_numbers[name]))

@@ -540,6 +540,7 @@ def test_realmlp_is_what_its_authors_recommend(realmlp, either):
     assert METHODS['realmlp'].settings == dict(n_epochs=256, batch_size=256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y_name', ['price', 'band'])
 def test_realmlp_learns_and_seeds_repeat(realmlp, y_name):
     table = make_table(y_name, n=800)

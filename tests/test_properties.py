@@ -90,6 +90,7 @@ class Case:
     def groups(self): return [e.embedding_dim for e in self.learn.model.embeds] + [1]*self.learn.model.n_cont
 
 
+@pytest.mark.slow
 @settings(profile)
 @given(sizes, ps, st.sampled_from(['trainable', 'frozen']), st.sampled_from(['weight', 'feature']),
        st.sampled_from(['model', 'callback']), st.sampled_from([Adam, SGD]), events)

@@ -397,6 +397,7 @@ def test_a_copy_of_the_files_gives_the_same_report(folder, tmp_path):
     assert report(tmp_path/'elsewhere') == text
 
 
+@pytest.mark.slow
 def test_the_report_of_real_runs(tmp_path):
     table = make_table(times=pd.Series(np.arange(200)//4))
     names = ['dense', 'trainable,weight_p=0.3', 'trainable,weight_p=0.6', 'rf']

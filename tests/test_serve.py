@@ -543,6 +543,7 @@ pickle.dump(res, open(sys.argv[2], 'wb'))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('names', [['frozen_members', 'one_logit'], ['number', 'y_range', 'defaults']])
 def test_another_process_gives_the_same_answers(tmp_path, names):
     answers, df = [fitted(make_dls(TASKS[n][0]), **TASKS[n][1]).predictor() for n in names], x_df()

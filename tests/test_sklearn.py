@@ -37,6 +37,7 @@ def expected_failures(est):
         "trained by mini-batches: batches, their statistics and the number of steps differ")
 
 
+@pytest.mark.slow
 @parametrize_with_checks([o(**SMALL) for o in BOTH], expected_failed_checks=expected_failures)
 def test_the_checks_of_scikit_learn(estimator, check): check(estimator)
 
@@ -57,6 +58,7 @@ def target(cls, y): return y if cls is DropConnectRegressor else np.where(y > 0,
 
 # Targets and columns that float32 cannot hold as they are
 
+@pytest.mark.slow
 @pytest.mark.parametrize('factor, place', [(1, 1e8), (1, -1e12), (1e20, 0), (1e-23, 0), (1e60, 1e65), (1e-40, 0)])
 def test_targets_that_float32_cannot_hold(factor, place):
     (df, y), est = rows(), make()
@@ -87,6 +89,7 @@ def test_tiny_columns():
     assert np.allclose(est.learner_.dls.train_ds.conts[['size', 'age']].std(), 1, atol=.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 @pytest.mark.parametrize('name', ['c', 'n_inp', 'loss_func', 'vocab', 'items'])
 def test_columns_with_names_that_fastai_uses(cls, name):
@@ -313,6 +316,7 @@ def test_a_loss_without_reduction_takes_no_weights():
 
 # Training
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_the_best_epoch_is_kept(cls):
     df, y = rows()
@@ -374,6 +378,7 @@ def test_arguments_of_the_training_have_effects(capsys):
     assert 'epoch' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_arguments_of_the_net_have_effects():
     df, y = rows(1000)
     def fit(cls=DropConnectRegressor, **kwargs):
@@ -394,6 +399,7 @@ def test_arguments_of_the_net_have_effects():
     assert fit(DropConnectClassifier, loss_func=CrossEntropyLossFlat(weight=torch.tensor([9., 1.]))) is not None
 
 
+@pytest.mark.slow
 def test_random_state_governs_all_and_touches_nothing():
     df, y = rows()
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -410,6 +416,7 @@ def test_random_state_governs_all_and_touches_nothing():
     assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_members_say():
     df, y = rows()
     mean, std = make(members=4).fit(df, y).predict_dist(df)
@@ -424,6 +431,7 @@ def test_what_members_say():
 
 # Company
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_copies_and_files(cls, tmp_path):
     df, y = rows()
@@ -449,6 +457,7 @@ def test_more_training_counts_at_once():
     assert ((est.predict(df)-y)**2).mean() < .8*((before-y)**2).mean()
 
 
+@pytest.mark.slow
 def test_search_over_masks():
     df, y = rows()
     search = GridSearchCV(make(n_epoch=3), dict(weight_p=[.2, .8], mask=['trainable', 'frozen', 'resampled']), cv=2)
@@ -457,6 +466,7 @@ def test_search_over_masks():
     assert search.best_estimator_.learner_.model.weight_masks.mask == search.best_params_['mask']
 
 
+@pytest.mark.slow
 def test_pipeline_and_stack():
     df, y = rows()
     est = make_pipeline(FunctionTransformer(lambda o: o.assign(both=o['size']*o.age)), make(n_epoch=30))
@@ -655,3 +665,14 @@ def test_an_id_gets_a_small_embedding_and_is_said():
     with pytest.warns(UserWarning, match="column 'id' has 400 different strings in 400 rows, of which a net learns little"):
         est = make(n_epoch=1).fit(df.assign(id=[f'k{o}' for o in range(400)]), y)
     assert [e.embedding_dim for e in est.learner_.model.embeds][list(est.learner_.dls.cat_names).index('id')] == 16
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_predictions_do_not_depend_on_the_order_of_rows(cls):
+    "To the digit that scikit-learn's own check asks for, with the defaults and any number of rows"
+    df, y = rows(150)
+    est = cls(n_epoch=1, random_state=0).fit(df, target(cls, y))
+    predict = est.predict if cls is DropConnectRegressor else est.predict_proba
+    for n in (2, 20, 65, 150):
+        some, order = df.iloc[:n], np.random.default_rng(n).permutation(n)
+        np.testing.assert_allclose(predict(some.iloc[order]), predict(some)[order], rtol=1e-7, atol=1e-9)
