@@ -185,6 +185,11 @@ def test_what_is_said_of_few_inputs(said_by):
     assert {t: round(mean[t], 1) for t in ('bulldozers-codes', 'bike-crossed', 'bike', 'adult-crossed')} == {
         'bulldozers-codes': -3.9, 'bike-crossed': -3.9, 'bike': -1.2, 'adult-crossed': .5}
     assert all(abs(mean[t]) < .5 for t in ('adult', 'california', 'bulldozers-2012'))
+    def fastais(t, against): return round(said['relative'](found, t, 'layers=[200,100]', against).mean(), 1)
+    own = {t: fastais(t, 'dense, layers=[200,100]') for t in said['STEADY']}
+    assert [own.pop(t) for t in ('bulldozers-codes', 'bike-crossed', 'california')] == [-3.2, -3.6, -.7]
+    assert max(map(abs, own.values())) <= .1
+    assert [fastais(t, 'few inputs') for t in ('bulldozers-codes', 'adult-crossed')] == [.6, -.5]
     on_codes = {'2 columns, later all': -3, 'rescale=False': -.3, 'frozen, 2 columns': 8.6, 'frozen, 8 columns': -2.9}
     for method, percent in on_codes.items():
         assert round(said['relative'](found, 'bulldozers-codes', method).mean(), 1) == percent
