@@ -306,3 +306,22 @@ def test_set_seed_governs_the_masks(dls):
 def test_a_frozen_layer_tells_what_it_drops():
     keep = torch.tensor([[True, True, True, False]])
     assert repr(FrozenLinear(4, 1, keep=keep)).endswith('bias=True, weight_p=0.25)')
+    assert repr(DropConnectLinear(4, 1)).endswith("inference='mean')")
+    assert all(o.bias is not None for o in (FrozenLinear(4, 1, keep=keep), DropConnectLinear(4, 1)))
+
+
+def test_a_frozen_layer_takes_the_mask_of_weights_from_elsewhere():
+    "As `DistributedDataParallel` puts them into the parameters, past `load_state_dict`"
+    keeps = [torch.rand(8, 10, generator=torch.Generator().manual_seed(i)) > .5 for i in range(2)]
+    layer, other = (FrozenLinear(10, 8, keep=o) for o in keeps)
+    with torch.no_grad(): layer.weight.copy_(other.weight)
+    assert torch.equal(layer.train().keep, keeps[1]) and torch.equal(layer.weight, other.weight)
+    with torch.no_grad(): layer.weight.normal_()  # no mask at all: its own holds
+    assert torch.equal(layer.train().keep, keeps[1]) and not layer.weight[~keeps[1]].any()
+
+
+def test_half_is_dropped_unless_told_otherwise():
+    x, w = torch.randn(5, 4), torch.randn(3, 4)
+    def gen(): return torch.Generator().manual_seed(0)
+    for a, b in zip(dropconnect_moments(x, w), dropconnect_moments(x, w, weight_p=.5)): assert torch.equal(a, b)
+    assert torch.equal(dropconnect(x, w, generator=gen()), dropconnect(x, w, weight_p=.5, generator=gen()))
