@@ -516,3 +516,9 @@ def test_numbers_that_would_make_the_loss_nan(value, tmp_path):
     dls = TabularDataLoaders.from_df(df, procs=procs, cat_names=['shop'], cont_names=['size', 'age'], y_names='price',
                                      valid_idx=list(range(320, 400)), path=tmp_path, device='cpu')
     with pytest.raises(ValueError, match="column 'age' has gaps or infinite values"): dropconnect_learner(dls)
+
+
+def test_one_scale_for_several_outputs():
+    model = DropConnectTabularModel([], 2, 3, [4], weight_p=0, y_scale=(100, 5))
+    with torch.no_grad(): model.layers[-1][0].weight.zero_(), model.layers[-1][0].bias.fill_(1)
+    assert torch.equal(model.eval()(None, torch.zeros(1, 2)), torch.full((1, 3), 105.))
