@@ -47,6 +47,7 @@ def test_moments_are_those_of_the_paper(xwb):
     assert torch.allclose(var, torch.stack([(w**2*r**2).sum(1)*.3/.7 for r in x]))
 
 
+@pytest.mark.slow
 def test_moments_per_batch(xwb): check_moments(samples(xwb, 'batch', 1), xwb)
 
 

@@ -106,6 +106,7 @@ def test_events_in_any_order(dls, layers, weight_p, mask, unit, door, opt, event
         case.check()
 
 
+@pytest.mark.slow
 @settings(profile)
 @given(sizes, ps, st.integers(1, 3))
 def test_a_trainable_start_is_drawn_once(dls, layers, weight_p, n_fits):

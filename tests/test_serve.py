@@ -166,6 +166,7 @@ def test_codes_without_categorify():
 
 # --- what is decided ------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y, kwargs', [('cheap', {}), ('band', {}), ('band', dict(members=3)),
                                        ('cheap', dict(n_out=1, loss_func=BCEWithLogitsLossFlat()))], ids=str)
 def test_the_class_is_that_of_predict(y, kwargs):

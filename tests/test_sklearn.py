@@ -170,6 +170,7 @@ def test_a_column_of_every_type(name, gaps):
     assert columns(pd.DataFrame({name: [None]})).shape == (1, res.shape[1])  # a gap, of whatever type
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_a_table_of_every_type(cls):
     df, y = pd.DataFrame(every_dtype()), np.arange(60.)
@@ -261,6 +262,7 @@ def test_gaps_in_training_are_flagged():
 
 # Targets and weights
 
+@pytest.mark.slow
 def test_several_targets_skewed_and_large():
     df, y = rows()
     ys = pd.DataFrame({'dollars': 1e6*y+5e6, 'size': y, 'days': np.exp(y)})  # `size` is a column as well
@@ -271,6 +273,7 @@ def test_several_targets_skewed_and_large():
     assert list(est.learner_.dls.train_ds.y_names) == ['dollars', 'size_', 'days']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('labels', [['no', 'yes'], [False, True], [3, 7], [-1., 2.]])
 def test_labels_come_back_as_they_are(labels):
     df, y = rows()
@@ -363,6 +366,7 @@ def test_rare_classes_are_on_both_sides():
     assert (est.learner_.dls.valid_ds.ys.iloc[:, 0] == 0).sum() == 2
 
 
+@pytest.mark.slow
 def test_arguments_of_the_training_have_effects(capsys):
     df, y = rows()
     def fit(**kwargs): return make(**{'n_epoch': 2, **kwargs}).fit(df, y).learner_
