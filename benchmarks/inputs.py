@@ -98,15 +98,16 @@ AROUND = {**both('lr=0.002', lr=.002), **both('lr=0.005', lr=.005), **both('ps=0
           **both('twice the epochs', epochs=2), **both('a quarter of the rows', rows=.25),
           **both('layers=[800,400]', layers=[800, 400]), **both('layers=[200,100]', layers=[200, 100]),
           **both('members=1', members=1), **both('wd=0.1', wd=.1)}
-SIZES = {'layers=[200,100]': dict(layers=[200, 100]), 'layers=[400,100]': dict(layers=[400, 100]),
-         'members=4': dict(members=4), 'lr=0.005': dict(lr=.005),
+SMALLER = {k: AROUND[k] for k in ('layers=[200,100]', 'dense, layers=[200,100]')}
+SIZES = {'layers=[200,100]': AROUND['layers=[200,100]'], 'layers=[400,100]': dict(layers=[400, 100]),
+         'members=4': dict(members=4), 'lr=0.005': AROUND['lr=0.005'],
          'layers=[200,100], lr=0.005': dict(layers=[200, 100], lr=.005)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
 STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
-           "fastai's layers": (STEADY, both('layers=[200,100]', layers=[200, 100]), 5), 'sizes': (STEADY, SIZES, 3)}
+           "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3)}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -219,7 +220,7 @@ def draw(out):
     found = by_seed(read_jsonl(out/'runs.jsonl'))
     fig, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
     for ax, what, ticks in zip(axs, ('columns', 'inputs'), ([1, 2, 4, 8], [1, 2, 4, 8, 16, 64])):
-        for i, t in enumerate(o for o in TABLES if o not in UNSTEADY):
+        for i, t in enumerate(STEADY):
             def error(k): return relative(found, t, 'few inputs' if (what, k) == ('columns', 2) else f'{k} {what}')
             points = [(k, x.mean()) for k in ticks if len(x := error(k))]
             if points: ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)

@@ -102,7 +102,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     "What enters the first layer, where continuous columns are embedded"
     x = [torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], 1)] if self.n_emb else []
     number = x_cont if self.bn_cont is None else self.bn_cont(x_cont)
-    # Inputs × rows, as members take them: nothing is copied on the way
+    # Inputs × rows in memory, as members take them
     cont = torch.cat([number.T[:,None], self.cont_embed(x_cont).permute(1,2,0)], 1)
     return torch.cat([*(self.emb_drop(o).T for o in x), cont.flatten(0,1)]).T
 

@@ -20,7 +20,6 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.learner import replacing_yield
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
-from fastai.optimizer import Adam
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
 from fastcore.basics import patch
@@ -127,7 +126,7 @@ class _DropConnectEstimator(BaseEstimator):
         lr:float=1e-2, # Highest learning rate of the one-cycle schedule
         wd:float=None, # Weight decay; None: the optimizer's own
         bs:int=None, # Rows in a batch; None: 256, fewer where that makes less than 20 batches, 16 at least
-        opt_func=Adam, # fastai's optimizer
+        opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single net; None: mean squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training
         early_stopping:bool=False, # Keep the best epoch on validation rows, and stop when others bring nothing better?

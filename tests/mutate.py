@@ -5,12 +5,11 @@
     python tests/mutate.py masks callback --out FOLDER --every 10 --jobs 2
 
 A change is never written to a file: a forked process, with torch and fastai at hand, imports the changed module and
-runs the tests that matter to it up to the first failure. FOLDER gets a line of JSON for each change; a table of what was
-killed, and the changes that survived, are printed at the end.
+runs the tests that matter to it up to the first failure. FOLDER gets a line of JSON for each change; a table of what
+was killed, and the changes that survived, are printed at the end.
 """
 import argparse
 import difflib
-import json
 import os
 import signal
 import sys
@@ -25,6 +24,8 @@ from fastprogress.fastprogress import progress_bar
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
+from dropconnect_tab.bench.files import append_jsonl, read_jsonl  # noqa: E402 - loads no module that is changed
+
 # Module → its tests, the quick ones first
 TESTS = dict(masks='masks dropconnect members contract properties', layers='dropconnect masks members contract',
              callback='dropconnect lifecycle contract', model='members contract embeddings lifecycle',
@@ -84,8 +85,7 @@ def start(module, text, seconds):
 
 def results(file):
     "Change → what came of it, the last time"
-    rows = map(json.loads, file.open())
-    return {tuple(r['change']): r for r in rows}
+    return {tuple(r['change']): r for r in read_jsonl(file)}
 
 
 def test_changes(module, out, every, jobs, seconds, again):
@@ -93,19 +93,17 @@ def test_changes(module, out, every, jobs, seconds, again):
     import fastai.tabular.all, hypothesis, pytest, sklearn.model_selection, torch  # noqa: F401,E401 - for all forks
     torch.set_num_threads(1)
     source, file = (root/'dropconnect_tab'/f'{module}.py').read_text(), out/f'{module}.jsonl'
-    file.touch()
     done = {o for o, r in results(file).items() if r['killed'] or not again or o == UNCHANGED}
     if UNCHANGED not in done:
         _, status = os.waitpid(start(module, source, 10*seconds), 0)
         if status: sys.exit(f"the tests of {module} fail without a change: {TESTS[module]}")
-        with file.open('a') as f: f.write(json.dumps(dict(change=UNCHANGED, killed=False))+'\n')
+        append_jsonl(file, dict(change=UNCHANGED, killed=False))
     todo, running = [o for o in list(changes(source))[::every] if o not in done], {}
 
     def collect():
         pid, status = os.wait()
         change, lines, began = running.pop(pid)
-        row = dict(change=change, killed=status != 0, lines=lines, seconds=round(time.time()-began, 1))
-        with file.open('a') as f: f.write(json.dumps(row)+'\n')
+        append_jsonl(file, dict(change=change, killed=status != 0, lines=lines, seconds=round(time.time()-began, 1)))
 
     print(module)
     for name, i in progress_bar(todo):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.tabular.all import Callback, CrossEntropyLossFlat, RMSProp
+from fastai.tabular.all import Adam, Callback, CrossEntropyLossFlat, RMSProp
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor, StackingRegressor
 from sklearn.exceptions import NotFittedError
@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dropconnect_tab.frame import TableColumns
 from dropconnect_tab.layers import FrozenLinear
+from dropconnect_tab.optimizer import FusedAdam
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
 SMALL = dict(n_epoch=10, layers=[20], members=2, bs=16, n_bins=0, random_state=0)
@@ -376,6 +377,7 @@ def test_arguments_of_the_training_have_effects(capsys):
     assert np.isclose(max(fit(lr=.2).recorder.lrs), .2, rtol=.1) and np.isclose(max(learn.recorder.lrs), .01, rtol=.1)
     assert fit(wd=.3).opt.hypers[0]['wd'] == .3
     assert 'mom' in fit(opt_func=RMSProp).opt.hypers[0]
+    assert fit().opt_func is FusedAdam and fit(members=1).opt_func is Adam  # the learner's
     assert isinstance(fit(loss_func=torch.nn.L1Loss()).loss_func.base, torch.nn.L1Loss)
     assert str(fit(device='cpu').dls.device) == 'cpu'
     fit(verbose=True)
