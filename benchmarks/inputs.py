@@ -1,8 +1,9 @@
 """What a unit should start with: error against the number of its inputs, on slices of training rows of eight tables.
 
-Every fit is `dropconnect_learner` as it comes, but for layers of 400 and 200 units, which were its default once, and for
-what its arm says; `weight_p=0` is its dense twin. A study is a group of arms on some tables. A line for each fit goes to
-OUT/runs.jsonl, the tables to OUT/inputs.md and the picture to OUT/inputs.png. What is there is not repeated.
+Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for two things that were its defaults once:
+layers of 400 and 200 units, and embeddings of categories that start as small as fastai's; `weight_p=0` is its dense twin.
+A study is a group of arms on some tables. A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the
+pictures to OUT/inputs.png and OUT/embeddings.png. What is there is not repeated.
 
     python benchmarks/inputs.py FOLDER --out results/inputs --jobs 2
 
@@ -102,12 +103,15 @@ SMALLER = {k: AROUND[k] for k in ('layers=[200,100]', 'dense, layers=[200,100]')
 SIZES = {'layers=[200,100]': AROUND['layers=[200,100]'], 'layers=[400,100]': dict(layers=[400, 100]),
          'members=4': dict(members=4), 'lr=0.005': AROUND['lr=0.005'],
          'layers=[200,100], lr=0.005': dict(layers=[200, 100], lr=.005)}
+# How large embeddings of categories start, in fastai's layers
+LAYERS = dict(layers=[200, 100])
+EMBEDDINGS = {k: v for std in (.1, .3, 1.) for k, v in both(f'emb_std={std}', emb_std=std, **LAYERS).items()}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
 STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
-           "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3)}
+           "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3)}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -137,7 +141,7 @@ def fit(name, arm, seed, folder):
         if not next(iter(kwargs['weight_p'].values())): kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
-    learn = dropconnect_learner(dls, seed=seed_of_masks, **{'layers': [400, 200], **kwargs})
+    learn = dropconnect_learner(dls, seed=seed_of_masks, **{'layers': [400, 200], 'emb_std': .01, **kwargs})
     if scale_p:
         few = dropconnect_learner(dls).model.weight_masks.weight_p
         with torch.no_grad():

@@ -781,6 +781,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel.member': ( 'model.html#dropconnecttabularmodel.member',
                                                                                                  'dropconnect_tab/model.py'),
+                                       'dropconnect_tab.model._check_emb_std': ('model.html#_check_emb_std', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._cont_embed': ('model.html#_cont_embed', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._one_each': ('model.html#_one_each', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._y_scale': ('model.html#_y_scale', 'dropconnect_tab/model.py')},

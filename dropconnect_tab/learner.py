@@ -22,13 +22,13 @@ def dropconnect_config(**kwargs):
     return kwargs
 
 # %% ../nbs/10_learner.ipynb #79698d81
-only_masks = dict(members=1, n_bins=0, y_scale=False, ps=0.)
+only_masks = dict(members=1, n_bins=0, emb_std=0.01, y_scale=False, ps=0.)
 
 def _defaults(n_rows, n_cont):
     "Members, dropout and width of the embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
     # 16 times their count
-    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
+    return dict(members=8, emb_std=.3, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _merge(*settings):
@@ -92,6 +92,7 @@ def dropconnect_learner(
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
+    emb_std:float=None, # Standard deviation with which the embeddings of categories start; None: 0.3; fastai's is 0.01
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more below 5000 rows
@@ -101,7 +102,7 @@ def dropconnect_learner(
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     overrides = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
-                     members=members, y_scale=y_scale, ps=ps)
+                     members=members, emb_std=emb_std, y_scale=y_scale, ps=ps)
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
     _check_names(dls, dict(c=n_out, loss_func=loss_func))
     _check_numbers(to)

@@ -110,7 +110,7 @@ def _split_rows(y, valid_pct, classes):
 # %% ../nbs/14_sklearn.ipynb #2a0b2818
 class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
-    _of_learner = 'weight_p','mask','unit','rescale','members','layers','n_bins','ps','config','lr','opt_func'
+    _of_learner = 'weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','ps','config','lr','opt_func'
     def __init__(self,
         *,
         weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: a unit keeps 2 inputs
@@ -119,6 +119,7 @@ class _DropConnectEstimator(BaseEstimator):
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
         members:int=8, # Nets over the same embeddings, each with its own weights and masks, that vote
         layers:list=None, # Sizes of hidden layers; None: [200,100]
+        emb_std:float=None, # Standard deviation with which the embeddings of categories start; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
@@ -140,7 +141,8 @@ class _DropConnectEstimator(BaseEstimator):
         random_state=None, # Seed of everything random, number or `np.random.RandomState`; None: NumPy's global one
     ):
         self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
-        self.layers,self.n_bins,self.ps,self.config,self.n_epoch = layers,n_bins,ps,config,n_epoch
+        self.layers,self.emb_std,self.n_bins,self.ps = layers,emb_std,n_bins,ps
+        self.config,self.n_epoch = config,n_epoch
         self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card

@@ -443,6 +443,29 @@ def test_each_argument_has_an_effect(kwargs):
     assert losses() == losses() != losses(**kwargs)
 
 
+def embeddings(make, dls, **kwargs):
+    "The untrained embeddings of categories, and the next random number"
+    set_seed(0)
+    model = make(dls, **kwargs).model
+    return [e.weight.detach() for e in model.embeds], torch.rand(1)
+
+
+def test_embeddings_of_categories_start_as_large_as_told(dls):
+    (theirs, after), kwargs = embeddings(tabular_learner, dls), dict(only_masks, weight_p=0)
+    for std in (.01, .1, 2):
+        for told in (dict(emb_std=std), dict(emb_std=None, config=dict(emb_std=std))):
+            ours, drawn = embeddings(dropconnect_learner, dls, **{**kwargs, **told})
+            assert drawn == after
+            for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b*std/.01)
+    default, _ = embeddings(dropconnect_learner, dls, **{**kwargs, 'emb_std': None})
+    for a, b in zip(default, theirs): torch.testing.assert_close(a, 30*b)
+
+
+@pytest.mark.parametrize('std', [0, -1, float('nan'), float('inf'), '0.3'])
+def test_embeddings_of_no_size_are_an_error(dls, std):
+    with pytest.raises(ValueError, match='emb_std=.*give a number above 0'): dropconnect_learner(dls, emb_std=std)
+
+
 @pytest.mark.parametrize('y', ['cheap', 'band'])
 def test_classes_have_embeddings_and_no_scale(y):
     learn = dropconnect_learner(make_dls(y, n=1000), layers=[50, 20])

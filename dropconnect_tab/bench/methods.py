@@ -108,6 +108,7 @@ def fit_net(
     scale_p:float=0, # Multiply the hidden weights by `1/sqrt(1-scale_p)`, as a mask does with those that it keeps
     ps:float=0, embed_p:float=0, # Dropout after each hidden layer, and of the embeddings
     l1:float=0, # Weight of the sum of the hidden weights' absolute values in the loss
+    emb_std:float=.01, # As for `dropconnect_learner`; fastai's own
     members:int=1, # As for `dropconnect_learner`
     loader:str='fastai', # As for `table_dls`
 ) -> dict: # As `fit_fastai`, with zeros (fraction of hidden weights), and regrowth of a trainable mask
@@ -115,7 +116,7 @@ def fit_net(
     set_seed(seed, reproducible=True)
     config = dropconnect_config(ps=ps, embed_p=embed_p)
     drawn_once = {} if mask=='resampled' else dict(seed=seed, unit=unit)
-    plain = dict(n_bins=0, y_scale=False)
+    plain = dict(n_bins=0, emb_std=emb_std, y_scale=False)
     learn = dropconnect_learner(table_dls(table, bs, device, loader), layers=list(layers), config=config,
                                 weight_p=weight_p, mask=mask, members=members, **drawn_once, **plain, **_task(table))
     with torch.no_grad():
@@ -427,6 +428,7 @@ _net = dict(epochs=8, bs=None, lr=.01, wd=.01)
 _net_space = dict(epochs=(5,10,15,20), bs=(128,256,512), lr=(.003,.01,.03), wd=(.01,.03,.1,.3,1.))
 _our = {**_net, 'layers':(500,250)}
 _our_space = {**_net_space, 'layers':((200,100),(500,250),(1000,500))}
+_told = {'loader':'fastai', 'emb_std':.01}
 _masked = {**_our, 'weight_p':None, 'unit':None, 'l1':0.}
 _masked_space = {**_our_space, 'weight_p':(None,.5,.8,.9,.95,.98,.99), 'unit':('weight','feature')}
 _members = {'members':8, 'layers':(200,100)}
@@ -441,11 +443,11 @@ def _forest(stem):
 
 _nets = dict(
     fastai=Recipe(fit_fastai, {**_net, 'layers':(200,100)}, _net_space),
-    dense=Recipe(fit_net, _our, _our_space, otherwise={'loader':'fastai'}),
+    dense=Recipe(fit_net, _our, _our_space, otherwise=_told),
     dropout=Recipe(fit_net, {**_our, 'ps':.1, 'embed_p':.05},
                    {**_our_space, 'ps':(.05,.1,.2,.3,.5), 'embed_p':(0.,.05,.1,.2)}),
     scaled=Recipe(fit_net, {**_our, 'scale_p':.5}, {**_our_space, 'scale_p':(.3,.5,.7,.8,.9,.95)}),
-    trainable=Recipe(fit_net, _masked, _masked_space, fixed=dict(mask='trainable'), otherwise={'loader':'fastai'}),
+    trainable=Recipe(fit_net, _masked, _masked_space, fixed=dict(mask='trainable'), otherwise=_told),
     frozen=Recipe(fit_net, _masked, _masked_space, fixed=dict(mask='frozen')),
     resampled=Recipe(fit_net, {**_our, 'weight_p':.2, 'l1':0.}, {**_our_space, 'weight_p':(.05,.1,.2,.3,.5,.7)},
                      fixed=dict(mask='resampled')),
@@ -454,7 +456,7 @@ _nets = dict(
                                {**_masked_space, **_members_space, 'mask':('trainable','frozen')}),
        'deep-ensemble':Recipe(fit_deep_ensemble, {**_our, 'nets':8}, searched_as='dense')},
     default=Recipe(fit_default, dict(epochs=8, bs=None), otherwise=dict(
-        layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, n_bins=48, y_scale=True, ps=0.,
+        layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, emb_std=.3, n_bins=48, y_scale=True, ps=0.,
         embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
 
