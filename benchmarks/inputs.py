@@ -105,7 +105,9 @@ SIZES = {'layers=[200,100]': AROUND['layers=[200,100]'], 'layers=[400,100]': dic
          'layers=[200,100], lr=0.005': dict(layers=[200, 100], lr=.005)}
 # How large embeddings of categories start, in fastai's layers
 LAYERS = dict(layers=[200, 100])
-EMBEDDINGS = {k: v for std in (.1, .3, 1.) for k, v in both(f'emb_std={std}', emb_std=std, **LAYERS).items()}
+SIZES_OF_EMBEDDINGS = [.1, .3]
+EMBEDDINGS = {**both('larger embeddings', emb_std=None, **LAYERS),
+              **{k: v for std in SIZES_OF_EMBEDDINGS for k, v in both(f'emb_std={std}', emb_std=std, **LAYERS).items()}}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
 STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
@@ -195,8 +197,9 @@ def interval(x):
 
 
 def reference_of(study, arm):
-    "The dense twin of an arm; among sizes, the net with few inputs that has the others"
+    "The dense twin of an arm; among sizes, the net with few inputs that has the others; among embeddings, fastai's"
     if study == 'sizes': return 'few inputs'
+    if study == 'embeddings': return 'dense, layers=[200,100]'
     return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
 
 
@@ -207,12 +210,15 @@ def inputs_table(out):
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
              "mean over seeds with Student's 95% interval; bold where it excludes zero. Columns are those of the table, for "
              'the first layer; later layers start with two units. Layers have 400 and 200 units where nothing else is '
-             'said. Sizes are compared with few inputs in such layers, all else with a dense net. Seeds are tens of '
-             'percent apart on digits, a table of 1,797 rows: it says nothing. Written by `benchmarks/inputs.py`.', '']
+             'said, and embeddings of categories start with a standard deviation of 0.01, as in fastai. Sizes are compared '
+             "with few inputs in such layers, embeddings with a dense net in fastai's layers, all else with a dense net. "
+             'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
+             '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
-        shown = [a for a in arms if a != 'dense' and not a.startswith('dense, ') or a.startswith('dense, as')]
+        twins = study != 'embeddings'  # arms that are there to be compared with
+        shown = [a for a in arms if not (twins and a.startswith('dense')) or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [
             [a, *(interval(relative(found, t, a, reference_of(study, a))) for t in tables)] for a in shown])
@@ -238,6 +244,25 @@ def draw(out):
     write_whole(out/'inputs.png', lambda p: fig.savefig(p, dpi=110, format='png'))
 
 
+def draw_embeddings(out):
+    "Error relative to fastai's dense net against how large embeddings start: few inputs, and dense"
+    found, reference = by_seed(read_jsonl(out/'runs.jsonl')), 'dense, layers=[200,100]'
+    fig, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
+    for ax, prefix, title in zip(axs, ('', 'dense, '), ('a start from two columns a unit', 'a dense start')):
+        arms = {.01: f'{prefix}layers=[200,100]', **{k: f'{prefix}emb_std={k}' for k in SIZES_OF_EMBEDDINGS}}
+        for i, t in enumerate(STEADY):
+            points = [(k, x.mean()) for k, arm in arms.items() if len(x := relative(found, t, arm, reference))]
+            ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
+        ax.axhline(0, color='black', lw=.8, ls='--')
+        ax.set(xscale='log', xlabel='standard deviation that embeddings of categories start with', title=title)
+        ax.set(xticks=list(arms), xticklabels=list(arms))
+        ax.minorticks_off()
+        ax.grid(alpha=.3)
+    axs[0].set_ylabel("error relative to a dense net with fastai's embeddings, %")
+    axs[1].legend(frameon=False, fontsize=8)
+    write_whole(out/'embeddings.png', lambda p: fig.savefig(p, dpi=110, format='png'))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
@@ -251,6 +276,7 @@ def main():
         text = inputs_table(args.out)
         write_whole(args.out/'inputs.md', lambda f: f.write_text(text, encoding='utf-8'))
         draw(args.out)
+        draw_embeddings(args.out)
     print(text)
 
 

@@ -28,8 +28,13 @@ def _defaults(n_rows, n_cont):
     "Members, dropout and width of the embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
     # 16 times their count
-    return dict(members=8, emb_std=.3, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
+    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
+
+def _emb_std(emb_szs, n_rows):
+    "Size that each embedding starts with: 0.3, less where a category has fewer than 100 rows on average"
+    # What is seldom seen keeps what it starts with
+    return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
 def _merge(*settings):
     "The settings that are given, later ones before earlier ones"
@@ -92,7 +97,7 @@ def dropconnect_learner(
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
-    emb_std:float=None, # Standard deviation with which the embeddings of categories start; None: 0.3; fastai's is 0.01
+    emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare categories
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more below 5000 rows
@@ -108,8 +113,8 @@ def dropconnect_learner(
     _check_numbers(to)
     _check_batches(dls.train)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
-    config = _merge(_defaults(len(to), n_cont), config, overrides)
     emb_szs = get_emb_sz(to, emb_szs or {})
+    config = _merge(_defaults(len(to), n_cont), dict(emb_std=_emb_std(emb_szs, len(to))), config, overrides)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
     config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)

@@ -40,10 +40,15 @@ def _one_each(ps, n):
     if len(ps) != n: raise ValueError(f"ps={ps} has {len(ps)} values for {n} hidden layers: give one each")
     return ps
 
-def _check_emb_std(emb_std):
-    "A `ValueError` unless `emb_std` is a number above 0, or None"
-    if emb_std is None or (isinstance(emb_std, Real) and 0 < emb_std < float('inf')): return
-    raise ValueError(f"emb_std={emb_std!r}: give a number above 0, such as 0.3, or None for fastai's 0.01")
+def _emb_stds(emb_std, n):
+    "`emb_std` as a list with one for each of `n` embeddings; None: fastai's"
+    if emb_std is None: emb_std = _FASTAIS_EMB_STD
+    stds = [emb_std]*n if isinstance(emb_std, Real) else emb_std
+    if not isinstance(stds, (list,tuple)) or not all(isinstance(o, Real) and 0 < o < float('inf') for o in stds):
+        raise ValueError(f"emb_std={emb_std!r}: give a number above 0, such as 0.3, or one for each categorical column")
+    if len(stds) != n: raise ValueError(
+        f"emb_std={emb_std} has {len(stds)} values for {n} categorical columns: give one each")
+    return stds
 
 def _cont_embed(cont_edges, cont_emb_sz, n_cont):
     "Embeddings of the continuous columns, or None"
@@ -75,7 +80,7 @@ class DropConnectTabularModel(TabularModel):
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of nets over the same embeddings, each with its own weights and masks, that vote
         average:str='mean', # Vote: 'mean' of outputs; 'softmax', 'sigmoid': log, logit of the mean probability
-        emb_std:float=None, # Standard deviation with which the embeddings of categories start; None: fastai's, 0.01
+        emb_std=None, # Standard deviation that embeddings start with: number, or one each; None: fastai's, 0.01
         cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
         cont_emb_sz:int=16, # Width of the piecewise-linear embedding of a continuous column
         y_scale=None, # Outputs are `mean + std*x`: (mean, std), or a `TargetScale`; None: they are x
@@ -83,15 +88,13 @@ class DropConnectTabularModel(TabularModel):
         check_mask(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
-        _check_emb_std(emb_std)
-        layers,ps = list(layers),_one_each(ps, len(layers))
+        layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_embed = _y_scale(y_scale, out_sz, y_range),_cont_embed(cont_edges, cont_emb_sz, n_cont)
         width = 1+cont_emb_sz if cont_embed else 1  # a number goes in beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_embed,self.y_scale = n_cont,cont_embed,y_scale
-        if emb_std is not None:
-            for e in self.embeds: e.weight.data.mul_(emb_std/_FASTAIS_EMB_STD)
+        for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
         self.members,self.average = members,average

@@ -119,7 +119,7 @@ class _DropConnectEstimator(BaseEstimator):
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
         members:int=8, # Nets over the same embeddings, each with its own weights and masks, that vote
         layers:list=None, # Sizes of hidden layers; None: [200,100]
-        emb_std:float=None, # Standard deviation with which the embeddings of categories start; None: the learner's
+        emb_std=None, # Standard deviation that embeddings of categories start with; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`

@@ -452,18 +452,29 @@ def embeddings(make, dls, **kwargs):
 
 def test_embeddings_of_categories_start_as_large_as_told(dls):
     (theirs, after), kwargs = embeddings(tabular_learner, dls), dict(only_masks, weight_p=0)
-    for std in (.01, .1, 2):
+    for std in (.01, .3, 2):
         for told in (dict(emb_std=std), dict(emb_std=None, config=dict(emb_std=std))):
             ours, drawn = embeddings(dropconnect_learner, dls, **{**kwargs, **told})
             assert drawn == after
             for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b*std/.01)
-    default, _ = embeddings(dropconnect_learner, dls, **{**kwargs, 'emb_std': None})
-    for a, b in zip(default, theirs): torch.testing.assert_close(a, 30*b)
+    ours, _ = embeddings(dropconnect_learner, dls, **{**kwargs, 'emb_std': [.1, .5]})
+    for a, b, std in zip(ours, theirs, (.1, .5), strict=True): torch.testing.assert_close(a, b*std/.01)
 
 
-@pytest.mark.parametrize('std', [0, -1, float('nan'), float('inf'), '0.3'])
+@pytest.mark.parametrize('rows,std', [(350, .15), (699, .3), (700, .3), (2000, .3)])
+def test_embeddings_of_rare_categories_start_smaller(rows, std, tmp_path):
+    "Six shops and what is unknown: 0.3 from 100 rows each on, as 700 have"
+    dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names='price',
+                                     cont_names=['size'], valid_idx=list(range(rows, rows+50)), path=tmp_path, device='cpu')
+    (default,), _ = embeddings(dropconnect_learner, dls, **{**only_masks, 'emb_std': None})
+    (theirs,), _ = embeddings(tabular_learner, dls)
+    torch.testing.assert_close(default, theirs*std/.01, rtol=.002, atol=0)
+
+
+@pytest.mark.parametrize('std', [0, -1, float('nan'), float('inf'), '0.3', [.3, 0]])
 def test_embeddings_of_no_size_are_an_error(dls, std):
     with pytest.raises(ValueError, match='emb_std=.*give a number above 0'): dropconnect_learner(dls, emb_std=std)
+    with pytest.raises(ValueError, match='1 values for 2 categorical columns'): dropconnect_learner(dls, emb_std=[.3])
 
 
 @pytest.mark.parametrize('y', ['cheap', 'band'])
