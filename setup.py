@@ -17,6 +17,7 @@ setup(
     keywords=cfg['keywords'].split(),
     author=cfg['author'],
     license=cfg['license'],
+    project_urls={'Documentation': cfg['site'], 'Repository': cfg['repository'], 'Issues': cfg['repository']+'/issues'},
     classifiers=cfg['classifiers'].strip().splitlines(),
     long_description=(here/'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',

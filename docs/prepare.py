@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urldefrag
@@ -30,6 +31,9 @@ from nbformat.v4 import new_markdown_cell
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
 package, branch = 'dropconnect_tab', 'main'
+settings = ConfigParser(delimiters=['='])
+settings.read(root/'settings.ini', encoding='utf-8')
+repository = settings['DEFAULT']['repository']
 # Tutorials in the order in which they build on each other; others come after them
 tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets']
 
@@ -84,9 +88,7 @@ class Site:
             mod = module_of(nb)
             if mod: self.symbols.update({nm: mod for c in nb.cells for nm in exported(c)})
             self.pages[path] = api_page(mod) if mod else f'tutorials/{path.name}'
-        self.repo = first(re.findall(r'colab\.research\.google\.com/github/([\w-]+/[\w-]+)',
-                                     ' '.join(c.source for nb in self.notebooks.values() for c in nb.cells)))
-        self.github = f'https://github.com/{self.repo}/blob/{branch}/'
+        self.github = f'{repository}/blob/{branch}/'
         for page in self.pages:
             if page.suffix == '.md':
                 for target in re_include.findall(read(page)):

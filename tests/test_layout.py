@@ -1,13 +1,18 @@
 "The layout: imports point one way, the library does without the bench, and notebooks come in short steps"
 import ast
+import configparser
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import root
+
+import dropconnect_tab
 
 notebooks = sorted((root/'nbs').glob('*.ipynb')) + sorted((root/'nbs'/'bench').glob('*.ipynb'))
 
@@ -99,3 +104,33 @@ def test_no_warnings_are_stored(path):
     outputs = [o for c in read(path) for o in c.get('outputs', [])]
     bad = [o for o in outputs if o.get('name') == 'stderr' or o['output_type'] == 'error']
     assert not bad
+
+
+def test_the_address_of_the_repository_is_the_one_of_the_settings():
+    "A notebook's button for Colab and its clone cannot read it from there"
+    there = configparser.ConfigParser(delimiters=['='])
+    there.read(root/'settings.ini')
+    address = there['DEFAULT']['repository'].removeprefix('https://github.com/')
+    for path in (root/'nbs'/'tutorials').glob('*.ipynb'):
+        text = path.read_text(encoding='utf-8')
+        found = re.findall(r'(?:research\.google\.com/github|clone [^"]*github\.com)/([\w-]+/[\w-]+)', text)
+        assert len(found) > 1 and {*found} == {address}, path.name
+
+
+@pytest.mark.parametrize('name', ['release', 'site', 'test'])
+def test_workflows_run_what_is_there(name):
+    "Files that a workflow names exist, and each step has something to do"
+    flow = yaml.safe_load((root/'.github'/'workflows'/f'{name}.yml').read_text())
+    steps = [o for job in flow['jobs'].values() for o in job['steps']]
+    assert all(('run' in o) != ('uses' in o) for o in steps)
+    for path in re.findall(r'[\w.]+/[\w./]+\.(?:sh|py)|\.ci/run', ' '.join(o.get('run', '').replace('$GITHUB_WORKSPACE/', '') for o in steps)):
+        assert (root/path).exists(), path
+
+
+def test_only_the_tagged_version_is_published():
+    flow = yaml.safe_load((root/'.github'/'workflows'/'release.yml').read_text())
+    check = next(o['run'] for o in flow['jobs']['build']['steps'] if 'GITHUB_REF_NAME' in o.get('run', ''))
+    def passes(tag):
+        return not subprocess.run(['bash', '-c', check], cwd=root, env={**os.environ, 'GITHUB_REF_NAME': tag}).returncode
+    assert passes(f'v{dropconnect_tab.__version__}') and not passes('v99.0.0')
+    assert flow['jobs']['publish']['needs'] == 'test' and flow['jobs']['publish']['permissions'] == {'id-token': 'write'}

@@ -613,9 +613,17 @@ def test_a_variant_of_a_deep_ensemble_keeps_its_own_settings(table, tmp_path):
 def test_progress_counts_the_epochs_of_each_net_or_the_runs_of_jobs(table, tmp_path, monkeypatch):
     totals, real = [], bench_runs.progress_bar
     monkeypatch.setattr(bench_runs, 'progress_bar', lambda o: totals.append(len(o)) or real(o))
+    monkeypatch.setattr(bench_runs, '_is_watched', lambda: True)
     run_methods(table, methods('deep-ensemble', 'dense'), 2, tmp_path, 'cpu', epochs=2, nets=3, layers=(20, 10))
     run_methods(table, methods('rf'), 3, tmp_path, 'cpu', jobs=2, **forest)
     assert totals == [2*(2*3 + 2), 3]
+
+
+def test_where_nobody_watches_a_run_is_a_line(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_runs, 'progress_bar', None)
+    res = run_methods(table, methods('dense', 'rf'), 1, tmp_path, 'cpu', epochs=2, layers=(20, 10), **forest)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{r['arm']}, seed 0: {r['rmse']:.4f} in {r['seconds']:.1f} s" for r in res]
 
 
 def test_a_blend_is_made_of_searched_parts(table, tmp_path):

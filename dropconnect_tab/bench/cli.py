@@ -6,7 +6,7 @@
 __all__ = ['run_table', 'arena_main', 'run_bulldozers', 'bulldozers_main', 'report_main']
 
 # %% ../../nbs/bench/07_cli.ipynb #e93f9249
-import argparse
+import argparse, warnings
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,26 @@ import torch
 
 from .bulldozers import FEATURES, bulldozers_table, check_split
 from .methods import METHODS, Method, read_method, read_setting
-from .report import report
+from .report import format_masks, report
 from .runs import check_experiment, run_methods, table_folder
 from .synthetic import write_synthetic
 from .tables import load_table, read_table, tables
 from ..checks import check_choice
 
 # %% ../../nbs/bench/07_cli.ipynb #5e7f66e9
+_HOW_TO_READ = """The best arm comes first. Behind an arm's difference from another stands its 95% interval, by a bootstrap over
+seeds and rows; it is bold where the interval excludes zero."""
+
+_MADE_UP = """What made-up sales can show is what masks do to the weights, not which net is better:"""
+
+_NEXT = """A frozen mask holds its zeros to the end; the weights that a trainable one dropped grow back. The seconds are what a mask
+costs.
+
+Next:
+- your own CSV:    dropconnect-arena --table houses.toml
+- a fastai script: dropconnect_learner(dls) in place of tabular_learner(dls)
+- real sales:      dropconnect-bulldozers --path TrainAndValid.zip --split book --seeds 5"""
+
 def check_device(device):
     "What fastai takes: None for 'auto', else `device`; a `ValueError` unless there is such a one here"
     if device == 'auto': return None
@@ -50,8 +63,10 @@ def _run_and_report(load, arms, shared, seeds, out, device, search, jobs):
     print(f"{table.name}, split {table.split}: {sizes}")
     results = run_methods(table, methods, seeds, out, device, search, jobs, **more)
     folder = table_folder(out, table.name, table.split)
-    print(f"\n{title}:\n\n{report(folder)}\n\nwritten to {folder}: "
-          "tables, plots, runs.jsonl with a line for each run, and their predictions")
+    errors = report(folder)
+    if table.name.startswith('synthetic-'): print(f"\n{_MADE_UP}\n\n{format_masks(results)}\n\n{_NEXT}")
+    else: print(f"\n{title}, mean of {seeds} seeds:\n\n{errors}\n\n{_HOW_TO_READ}")
+    print(f"\nWritten to {folder}: tables, plots, a line for each run (runs.jsonl), and their predictions")
     return results
 
 # %% ../../nbs/bench/07_cli.ipynb #7a7a0004
@@ -75,6 +90,8 @@ def run_parser(prog, description, arms):
 
 def run_from_shell(p, run, args):
     "Read the arguments and `run(arms, shared, **options)`; what is wrong with them is said in one line"
+    for o in (DeprecationWarning, FutureWarning):  # what packages say to each other
+        warnings.filterwarnings('ignore', category=o, module=r'(fastai|fastcore|fasttransform|plum|torch|joblib)\b')
     kwargs = vars(p.parse_args(args))
     shared = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
     arms = [a for o in kwargs.pop('arms') for a in (METHODS if o=='all' else [o])]
@@ -119,7 +136,7 @@ def _load_bulldozers(path, split, columns, out):
     check_choice('columns', columns, list(FEATURES))
     check_split(split)
     if path is None:
-        print("No --path was given: these are synthetic sales, and what follows says nothing about real machines.")
+        print("No --path was given: these are synthetic sales, which say nothing about real machines.")
         path = write_synthetic(Path(out)/'synthetic'/'TrainAndValid.zip')
     table = bulldozers_table(path, split, columns)
     return table,dict(bs=1024) if len(table.train_idx) > 100_000 else {},"RMSE of log price"

@@ -6,7 +6,7 @@
 __all__ = ['row_losses', 'errors', 'measure_of', 'read_runs', 'search_methods', 'run_methods']
 
 # %% ../../nbs/bench/05_runs.ipynb #154ce1d3
-import json, platform, warnings
+import json, platform, sys, warnings
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastai.tabular.all import *
 from fastcore.basics import chunked
-from fastprogress.fastprogress import progress_bar
+from fastprogress.fastprogress import IN_NOTEBOOK, ProgressBar, progress_bar
 from joblib import Parallel, delayed, effective_n_jobs
 
 from .files import add_arrays, append_jsonl, lock_folder, read_arrays, read_jsonl, write_jsonl, write_whole
@@ -164,11 +164,18 @@ class _Runs:
         write_jsonl(runs_file(self.folder), self.lines.values())
 
 # %% ../../nbs/bench/05_runs.ipynb #5a110009
+def _is_watched(): return IN_NOTEBOOK or sys.stdout.isatty()
+
+def _bar(n):
+    "A progress bar; one that draws nothing where nobody watches, since each step would be a line in a file"
+    bar = (progress_bar if _is_watched() else ProgressBar)(range(n))
+    bar.update(0)
+    return bar
+
 def _fit_here(todo, table, device, label):
     "Fit each (method, seed) in this process"
     n,done = sum(o.n_ticks for o,_ in todo),count(1)
-    bar = progress_bar(range(n))
-    bar.update(0)
+    bar = _bar(n)
     def tick(): bar.update(next(done))
     for method,seed in todo:
         bar.comment = label.format(method.label, seed)
@@ -183,8 +190,7 @@ def _as_they_finish(jobs, calls):
 
 def _fit_side_by_side(todo, table, device, label, jobs):
     "Fit each (method, seed) in a job of joblib's"
-    bar = progress_bar(range(len(todo)))
-    bar.update(0)
+    bar = _bar(len(todo))
     calls = [delayed(fit_one)(method, table, seed, device) for method,seed in todo]
     for i,(res,pred) in enumerate(_as_they_finish(jobs, calls), 1):
         yield res,pred
@@ -203,6 +209,7 @@ def _run_all(runs, todo, device, jobs, preds, label, notes={}):
         for res,pred in fits:
             key = res['arm'],res['seed']
             runs.add({**res, **notes.get(key[0], {})}, pred, settings[key], preds)
+            if not _is_watched(): print(f"{key[0]}, seed {key[1]}: {res[measure_of(res)]:.4f} in {res['seconds']:.1f} s")
 
 # %% ../../nbs/bench/05_runs.ipynb #32f3826b
 def search_methods(
