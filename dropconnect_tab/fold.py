@@ -121,7 +121,7 @@ class _LookUp(nn.Module):
             bins = bins+self.starts[-1]
             factors = torch.cat([torch.ones_like(at, dtype=beyond.dtype),torch.ones_like(beyond),beyond], 1)
             at = torch.cat([at,bins,bins+self.lefts.numel()], 1)
-        return res + self.sum_lines(at, self.table, mode='sum', per_sample_weights=factors)
+        return res.add_(self.sum_lines(at, self.table, mode='sum', per_sample_weights=factors))
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ec
 def _check_kind(model, n_codes):
@@ -159,7 +159,7 @@ class FoldedNet(nn.Module):
         x = self.rest(x).transpose(0,1)
         return average_members(x, self.average) if self.average else x[:,0]
 
-MAX_TABLE = 2**24 # Numbers in the table, 64 MB: what is larger is not folded
+MAX_TABLE = 2**25 # Numbers in the table, 128 MB: what is larger is not folded
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ee
 def _made_up(model, n=16):

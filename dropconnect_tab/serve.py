@@ -127,9 +127,11 @@ def _traced(graph, example):
     "`graph` as a program of `torch.export`, for any number of rows"
     rows = {0:torch.export.Dim('rows', min=0)}
     try:
-        with torch.no_grad(): return torch.export.export(graph, example, dynamic_shapes=(rows,rows))
+        with torch.no_grad(): program = torch.export.export(graph, example, dynamic_shapes=(rows,rows))
     except Exception as e: raise ValueError(
-        f"torch.export cannot make a graph of {type(graph.model).__name__} and its loss: {e}") from e
+        f"torch.export cannot make a graph of the net and its loss: {str(e).splitlines()[0]}") from e
+    for o in program.graph.nodes: o.meta.pop('stack_trace', None)  # paths of this machine
+    return program
 
 # %% ../nbs/14_serve.ipynb #c3a2e5f7
 def _write_torch(graph, example, about, path):
