@@ -42,7 +42,7 @@ def _affine(m, k=1):
 
 # %% ../nbs/13_fold.ipynb #b2f1d4e7
 def _fold_layers(layers, k, scale, shift):
-    "`layers` of `k` members as (weight, bias) and activations, for inputs that wait for `scale` and `shift`, (1, inputs)"
+    "`layers` of `k` members as (weight, bias) and activations; inputs wait for `scale` and `shift`, (1, inputs)"
     res,waits = [],True
     for m in layers:
         if type(m) in (nn.BatchNorm1d, TargetScale):
@@ -76,7 +76,7 @@ def _of_categories(embeds, weight):
     return [e.weight.double() @ w.T for e,w in zip(embeds, parts)]
 
 def _of_bins(emb, weight):
-    "Left edges, (columns, bins), lines there and their slopes, (columns, bins, units); `weight` is (units, columns, width)"
+    "Left edges, (columns, bins), lines there and slopes, (columns, bins, units); `weight` is (units, columns, width)"
     emb = copy.deepcopy(emb).double()
     slopes,biases,high = emb.embed.impl.weight,emb.embed.impl.bias,emb.high[:,None]
     lefts = torch.full_like(slopes, torch.inf)  # a column with fewer bins than others never gets there
@@ -99,7 +99,7 @@ class _LookUp(nn.Module):
         if self.has_bins:
             lefts,low,slope = _of_bins(emb, of_numbers[...,1:])  # a number stands before its embedding
             lines += [low.flatten(0,1),slope.flatten(0,1)]
-            for n,o in dict(low=emb.low, high=emb.high, lefts=lefts).items(): self.register_buffer(n, o.detach().clone())
+            for n,o in dict(low=emb.low, high=emb.high, lefts=lefts).items(): self.register_buffer(n, o.clone())
             self.register_buffer('first_bins', torch.arange(n_cont)*lefts.shape[1])
         self.register_buffer('table', torch.cat(lines) if lines else None)
         self.register_buffer('weight', of_numbers[...,0].contiguous())
@@ -125,8 +125,8 @@ class _LookUp(nn.Module):
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ec
 def _check_kind(model, n_codes):
-    "Raise `_CannotFold` unless the model does what its class says, and each code is one of the table's"
-    if type(model) not in (TabularModel, DropConnectTabularModel) or 'forward' in vars(model): raise _CannotFold
+    "Raise `_CannotFold` for a model of another class, or one that does more; and where a code may be of no category"
+    if type(model) not in (TabularModel, DropConnectTabularModel): raise _CannotFold
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()): raise _CannotFold
     if any(type(e) not in (Embedding, nn.Embedding) or e.max_norm for e in model.embeds): raise _CannotFold
     if any(n is None or n > e.num_embeddings for n,e in zip(n_codes, model.embeds)): raise _CannotFold

@@ -59,7 +59,10 @@ def _of_loss(loss_func, name):
 
 def _n_codes(encoder):
     "How many codes each category has; None: unknown"
-    return [max(o['codes'])+1 if 'codes' in o else len(o['values'])+1 if 'values' in o else None for o in encoder.categories]
+    def n(values=None, codes=None, **kwargs):
+        if codes: return max(codes)+1
+        return None if values is None else len(values)+1
+    return [n(**o) for o in encoder.categories]
 
 def _for_inference(model, encoder, device):
     "A copy of `model`, folded where it can be, on a device"
@@ -121,7 +124,8 @@ def _example(encoder, n=16):
     "Codes and numbers of `n` rows that are made up"
     rng = np.random.default_rng(0)
     cats = [rng.integers(o or 1, size=n) for o in _n_codes(encoder)]
-    return np.array(cats, dtype=np.int64).reshape(-1, n).T.copy(),rng.normal(size=(n,len(encoder.numbers))).astype(np.float32)
+    conts = rng.normal(size=(n,len(encoder.numbers))).astype(np.float32)
+    return np.array(cats, dtype=np.int64).reshape(-1, n).T.copy(),conts
 
 def _traced(graph, example):
     "`graph` as a program of `torch.export`, for any number of rows"
@@ -152,7 +156,7 @@ _WRITE = {'.pt2':_write_torch, '.onnx':_write_onnx}
 # %% ../nbs/14_serve.ipynb #c3a2e5f8
 @patch
 def export(self:Predictor,
-    path, # Where to write: a `.pt2` file for PyTorch, or an `.onnx` file for ONNX Runtime (`pip install 'dropconnect_tab[onnx]'`)
+    path, # Where to write: a `.pt2` file for PyTorch, or an `.onnx` file (`pip install 'dropconnect_tab[onnx]'`)
 ):
     "Write a file that answers without fastai, by `load_predictor`; whole, or not at all"
     path,about,graph = check_suffix(path),as_json(self.encoder, self.vocab),_Graph(self)
@@ -163,7 +167,8 @@ def export(self:Predictor,
         warnings.simplefilter('ignore')  # of what torch and onnxscript are about to change
         _WRITE[path.suffix](graph, rows, about, new := Path(folder)/path.name)
         with torch.no_grad(): wanted = graph(*rows)[0].numpy()
-        if not np.allclose(got := load_predictor(new)._run(*example)[0], wanted, rtol=1e-4, atol=1e-5*abs(wanted).max()):
-            raise ValueError(f"the graph's answers differ from the net's, by up to {abs(got-wanted).max():.2g}: do masks or "
-                             "dropout stay on at inference?")
+        got = load_predictor(new)._run(*example)[0]
+        if not np.allclose(got, wanted, rtol=1e-4, atol=1e-5*abs(wanted).max()): raise ValueError(
+            f"the graph's answers differ from the net's, by up to {abs(got-wanted).max():.2g}: do masks or dropout "
+            "stay on at inference?")
         os.replace(new, path)
