@@ -10,10 +10,11 @@ Everything is measured in interleaved repeats, and medians are reported:
   that is in memory;
 - what a mask costs: the time that its own code takes in a step (timers around it; what it adds to the backward pass is
   not in there, but in the ratio of whole epochs beside it), ours and others';
-- `learn.predict` and `get_preds` beside `learn.predictor()`;
+- `learn.predict` and `get_preds` beside `learn.predictor()`, for one net and for the learner with its defaults;
 - peak memory of an epoch with each loader, each in a process of its own.
 
     python benchmarks/speed.py --out benchmarks/speed.md
+    python benchmarks/speed.py --answers  # only the table of answers, which is printed
 """
 import argparse
 import json
@@ -207,17 +208,26 @@ def mask_costs(dls, y_range, repeats):
 
 # Answers
 
-def latency(learn, df, repeats):
-    "Rows of the table: rows, ours and fastai's seconds, ratio"
+def latency(net, learn, df, repeats):
+    "Rows of the table for a net: rows, ours and fastai's seconds, ratio"
     answer, rows = learn.predictor(), []
     def preds(n): return lambda: quiet(learn.get_preds, learn, dl=learn.dls.test_dl(df.iloc[:n]))
     cases = {1: (dict(df.iloc[0]), 'learn.predict', lambda: quiet(learn.predict, learn, df.iloc[0])),
              **{n: (df.iloc[:n], 'get_preds', preds(n)) for n in (100, 10_000)}}
     for n, (given, name, theirs) in cases.items():
         secs = interleaved({'ours': lambda: answer(given), 'theirs': theirs}, 4*repeats, f'{n} rows')
-        rows.append([f'{n:,}', name, f"{1000*secs['theirs']:.1f}", f"{1000*secs['ours']:.2f}",
+        rows.append([net, f'{n:,}', name, f"{1000*secs['theirs']:.1f}", f"{1000*secs['ours']:.2f}",
                      f"1/{secs['theirs']/secs['ours']:.1f}"])
     return rows
+
+
+def answers(table, dls, y_range, repeats):
+    "Lines of the table for nets that are not trained, which takes nothing from an answer's time"
+    df = table.df.drop(columns=table.y_name).iloc[np.resize(table.test_idx, 10_000)].reset_index(drop=True)
+    nets = {f'one, {LAYERS}': dropconnect_learner(dls, layers=LAYERS, y_range=y_range, **only_masks),
+            'the defaults: 8 members': dropconnect_learner(dls)}
+    rows = [o for k, v in nets.items() for o in latency(k, v, df, repeats)]
+    return markdown(['net', 'rows', 'fastai', 'ms', '`learn.predictor()`, ms', 'ratio'], rows)
 
 
 def table_of(rows):
@@ -250,6 +260,7 @@ def main():
     p.add_argument('--epoch-rows', type=int, default=25_000, help="rows of an epoch of training")
     p.add_argument('--repeats', type=int, default=5)
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    p.add_argument('--answers', action='store_true', help="print the table of answers, and nothing else")
     p.add_argument('--peak', help=argparse.SUPPRESS)
     p.add_argument('--out', help="file for the tables, else they are printed only")
     args = p.parse_args()
@@ -258,6 +269,7 @@ def main():
     y_range = y_limits(table.targets(table.train_idx))
     theirs = table_dls(table, BS, args.device)
     ours = fast_dls(theirs)
+    if args.answers: return print('\n'.join(answers(table, ours, y_range, args.repeats)))
 
     def drain(dl):
         for _ in dl: pass
@@ -281,9 +293,6 @@ def main():
         return [o, f'{secs[o]:.2f}', f'{secs[o]/secs[stocks]:.2f}', f'{secs[o]/of:.2f}']
     epochs = [row(o) for o in learns]
     costs = mask_costs(ours, y_range, args.repeats)
-    df = table.df.drop(columns=table.y_name).iloc[table.test_idx].reset_index(drop=True)
-    answers = latency(learns['ours, trainable'], df, args.repeats)
-
     def apart(kind):
         command = [sys.executable, __file__, '--peak', kind, '--rows', str(args.rows), '--device', args.device]
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
@@ -300,7 +309,7 @@ def main():
         '## An epoch of training', '', *markdown(['net', 'seconds', 'over fastai', 'over its step floor'], epochs),
         f"The step floor is {secs[net]:.2f} s for one net, {secs[k]:.2f} s for 8 members.", '',
         '## What a mask costs', '', *markdown(['mask', 'seconds of an epoch', 'over none', 'own code, share'], costs),
-        '## Answers', '', *markdown(['rows', 'fastai', 'ms', '`learn.predictor()`, ms', 'ratio'], answers),
+        '## Answers', '', *answers(table, ours, y_range, args.repeats),
         '## Memory', '', 'What an epoch adds to the peak of the process, in MB (on a GPU: peak of its memory).', '',
         *markdown(['loader', 'MB'], [[k, f'{v:.0f}'] for k, v in peaks.items()])])
     print(text)

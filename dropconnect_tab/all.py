@@ -2,6 +2,7 @@
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
 from dropconnect_tab.embeddings import get_cont_edges
+from dropconnect_tab.exported import load_predictor
 from dropconnect_tab.frame import FillGaps
 from dropconnect_tab.interpret import plot_coverage, plot_error_spread, plot_reliability
 from dropconnect_tab.layers import DropConnectLinear, dropconnect

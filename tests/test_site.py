@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 for name in ('sphinx', 'furo', 'myst_nb'): pytest.importorskip(name)
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 
-pages = ['index', 'install', 'start', 'idea', 'doors', 'when', 'faq', 'comparison', 'results']
+pages = ['index', 'install', 'start', 'idea', 'doors', 'when', 'serving', 'faq', 'comparison', 'results']
 tutorials = sorted(o.stem for o in (root/'nbs'/'tutorials').glob('*.ipynb'))
 sources = [o.relative_to(root/'dropconnect_tab').with_suffix('') for o in (root/'dropconnect_tab').rglob('*.py')]
 modules = sorted('.'.join(o.parts) for o in sources if o.name[0] != '_' and o.name != 'all')
@@ -161,8 +161,16 @@ def test_examples_of_the_questions(tmp_path, monkeypatch):
     assert ns['several'].c == 2
 
 
+def test_examples_of_serving(tmp_path, monkeypatch):
+    for o in ('onnxscript', 'onnxruntime'): pytest.importorskip(o)
+    monkeypatch.chdir(tmp_path)
+    ns = run_examples('serving')
+    assert {o.name for o in tmp_path.iterdir()} == {'price.pt2', 'price.onnx'}
+    assert abs(ns['served'](ns['df']) - ns['predictor'](ns['df'])).max() < 1e-5
+
+
 def test_no_other_page_has_examples():
-    assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == {'index', 'start', 'when', 'faq'}
+    assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == {'index', 'start', 'when', 'serving', 'faq'}
 
 
 @pytest.fixture
