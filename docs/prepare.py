@@ -31,7 +31,8 @@ root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
 package, branch = 'dropconnect_tab', 'main'
 # Tutorials in the order in which they build on each other; others come after them
-tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets']
+tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets',
+                   'why']
 
 # Folders of notebooks in the navigation, and what stands above each
 trees = [('tutorials', 'Tutorials'), ('', 'API reference'), ('bench', 'The bench')]
