@@ -35,7 +35,8 @@ settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 repository = settings['DEFAULT']['repository']
 # Tutorials in the order in which they build on each other; others come after them
-tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets']
+tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets',
+                   'why']
 
 # Folders of notebooks in the navigation, and what stands above each
 trees = [('tutorials', 'Tutorials'), ('', 'API reference'), ('bench', 'The bench')]
