@@ -42,7 +42,7 @@ api_groups = {
     'The callback': ['callback', 'masks'],
     'The estimators': ['sklearn', 'frame'],
     'A trained net': ['predict', 'interpret', 'serve', 'exported', 'fold']}
-rest = 'For all of them'
+rest = 'Shared by all'
 
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)
 re_link = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
