@@ -39,7 +39,15 @@ tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertaint
                    'why']
 
 # Folders of notebooks in the navigation, and what stands above each
-trees = [('tutorials', 'Tutorials'), ('', 'API reference'), ('bench', 'The bench')]
+trees = [('tutorials', 'Tutorials'), ('', 'API'), ('bench', 'The bench')]
+# Modules of the reference by entry point, the one to read first before others; those of no group come last
+api_groups = {
+    'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer'],
+    'The model': ['model', 'layers'],
+    'The callback': ['callback', 'masks'],
+    'The estimators': ['sklearn', 'frame'],
+    'A trained net': ['predict', 'interpret', 'serve', 'exported', 'fold']}
+rest = 'Shared by all'
 
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)
 re_link = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
@@ -110,6 +118,14 @@ class Site:
         place = {o: i for i, o in enumerate(tutorials_first)}
         return sorted(found, key=lambda o: (place.get(o.stem, len(place)), o.name))
 
+    def groups(self, folder):
+        "The notebooks of `folder` below the names of their groups; None: a folder without groups"
+        found = self.listed(folder)
+        if folder != root/'nbs': return {None: found}
+        place = {module_of(self.notebooks[o]): o for o in found}
+        groups = {k: [place.pop(m) for m in modules if m in place] for k, modules in api_groups.items()}
+        return groups | ({rest: list(place.values())} if place else {})
+
     def title(self, path):
         "Title and description of a notebook"
         text = self.notebooks[path].cells[0].source
@@ -167,11 +183,18 @@ class Site:
         (self.out/page).write_text(text, encoding='utf-8')
 
     def entries(self, folder):
-        return [f'- [{t}]({self.pages[o]}): {d}' for o in self.listed(folder) for t, d in [self.title(o)]]
+        res = []
+        for group, paths in self.groups(folder).items():
+            if group: res += ['', f'**{group}**', '']
+            res += [f'- [{t}]({self.pages[o]}): {d}' for o in paths for t, d in [self.title(o)]]
+        return res
 
     def toctree(self, folder, caption):
-        pages = '\n'.join(self.pages[o].removesuffix('.ipynb') for o in self.listed(root/'nbs'/folder))
-        return f'\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n'
+        def tree(name, paths):
+            pages = '\n'.join(self.pages[o].removesuffix('.ipynb') for o in paths)
+            return f'\n```{{toctree}}\n:hidden:\n:caption: {name}\n\n{pages}\n```\n'
+        return ''.join(tree(f'{caption}: {group[0].lower()}{group[1:]}' if group else caption, paths)
+                       for group, paths in self.groups(root/'nbs'/folder).items())
 
     def notebook(self, source):
         page, nb = self.pages[source], self.notebooks[source]

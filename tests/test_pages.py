@@ -1,0 +1,130 @@
+"The pages of the site: their examples run, as a reader would type them after those of the home page."
+import inspect
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import root
+from new_user import blocks, train, write_houses
+
+from dropconnect_tab.all import DropConnectLinear, DropConnectTabularModel
+from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.runs import read_runs, run_methods
+from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.masks import find_linears
+from dropconnect_tab.sklearn import DropConnectRegressor
+
+pytestmark = pytest.mark.slow
+
+
+def read(page): return (root/'docs'/f'{page}.md').read_text(encoding='utf-8')
+
+
+def examples(page): return blocks('python', root/'docs'/f'{page}.md')
+
+
+def run_examples(page, **ns):
+    "What the examples of the home page and then of `page` leave, and the learners that they leave on the way"
+    learners = []
+    for o in examples('index') + examples(page):
+        exec(o, ns)
+        learners.append(ns['learn'])
+    return ns, learners
+
+
+def zeros(learn): return [int((o.weight == 0).sum()) for o in find_linears(learn.model).values()]
+
+
+def test_examples_of_the_first_hour(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+    monkeypatch.chdir(tmp_path)
+    before = len(plt.get_fignums())
+    run_examples('start')
+    assert len(plt.get_fignums()) == before + 3
+    plt.close('all')
+
+
+def test_examples_of_entry_points():
+    learner, model, callback = run_examples('entry_points')[1][1:]
+    n_in = model.model.layers[0][0].in_features
+    assert sum(zeros(learner)) < .02*sum(o.weight.numel() for o in find_linears(learner.model).values())
+    assert zeros(model) == [round(.8*200*n_in), 10_000, 0]
+    assert zeros(callback) == [100*n_in, 0, 0]
+    assert [getattr(o.model, 'members', 1) for o in (learner, model, callback)] == [8, 1, 1]
+
+
+def test_examples_of_settings():
+    masks, own = run_examples('settings')[1][1:]
+    assert [masks.model.members, own.model.members] == [1, 8]
+    assert own.model.embeds[0].weight.std().item() == pytest.approx(.1, rel=.5)
+
+
+def test_examples_of_training():
+    ns, learners = run_examples('training')
+    assert learners[1].model.members == 16 and ns['mean'].shape == ns['std'].shape == (200, 1)
+    assert type(ns['fast'].train).__name__ == 'TabTensorDL'
+    assert ns['answer'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
+
+
+def test_examples_of_estimators(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_houses(tmp_path)
+    houses = train()
+    ns = dict(houses, DropConnectRegressor=DropConnectRegressor)
+    for o in examples('estimators'): exec(o, ns)
+    assert ns['search'].cv_results_['params'][0].keys() == {'weight_p', 'mask'} and ns['search'].n_features_in_ == 4
+    assert ns['mean'].shape == ns['std'].shape == (100,) and ns['std'].min() > 0
+
+
+def test_examples_of_uncertainty():
+    ns, _ = run_examples('uncertainty')
+    assert any(isinstance(o, DropConnectLinear) for o in ns['learn'].model.modules())
+    assert ns['factor'] > 0 and (ns['low'] < ns['high']).all()
+
+
+def test_examples_of_when_to_use_it():
+    differences = run_examples('when')[0]['differences']
+    assert len(set(differences)) == 3 and max(map(abs, differences)) < 1
+
+
+def test_examples_of_the_questions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ns, _ = run_examples('faq')
+    assert ns['again'].sparsity().zeros.sum() > 0  # continued, and still frozen
+    assert not [o for o in ns['plain'].sparsity().weight_p if o]
+    assert ns['probs'].shape == (200, 2) and ns['std'].shape == (200, 1) and ns['std'].min() > 0
+    assert ns['several'].c == 2
+
+
+def test_no_other_page_has_examples():
+    run = {'index', 'start', 'entry_points', 'settings', 'training', 'estimators', 'uncertainty', 'when', 'faq',
+           'serving'}
+    assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == run
+
+
+def test_runs_are_handed_to_a_backend_of_joblib(tmp_path, monkeypatch):
+    "The two lines for a cluster, with the processes that joblib brings in the cluster's place"
+    import joblib
+    monkeypatch.chdir(tmp_path)
+    client, run = re.search(r'^```\n(client = .+)\n(with joblib.+)\n```', read('bench'), re.M).groups()
+    table = replace(load_table('diabetes'), train_idx=range(60), test_idx=range(60, 90))
+    ns = dict(joblib=joblib, run_methods=run_methods, table=table, methods=[Method('rf', dict(n_estimators=2))])
+    assert "'dask'" in run and 'dask' in client
+    exec(run.replace("'dask'", "'loky'"), ns)
+    assert [o['seed'] for o in read_runs('runs/diabetes-random')] == [0, 1, 2, 3, 4]
+
+
+def test_settings_are_the_defaults():
+    params = inspect.signature(DropConnectTabularModel).parameters
+    text = read('settings').split('## What the learner adds')[0]
+    rows = re.findall(r'^\| `(\w+)` \| `([^`]+)` \|', text, re.M)
+    assert [n for n, _ in rows] == [n for n, p in params.items() if p.kind == p.KEYWORD_ONLY]
+    assert all(repr(params[n].default) == d for n, d in rows)
+
+
+def test_examples_of_serving(tmp_path, monkeypatch):
+    for o in ('onnxscript', 'onnxruntime'): pytest.importorskip(o)
+    monkeypatch.chdir(tmp_path)
+    ns, _ = run_examples('serving')
+    assert {o.name for o in tmp_path.iterdir()} == {'price.pt2', 'price.onnx'}
+    assert abs(ns['served'](ns['df']) - ns['predictor'](ns['df'])).max() < 1e-5
