@@ -93,7 +93,7 @@ def test_the_learner_takes_it_unless_told_otherwise(dls):
     assert (optimizer(opt_func=Adam), optimizer(members=1, opt_func=FusedAdam)) == (fastais, fused)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_on_a_gpu(tmp_path):
     dls = make_dls(path=tmp_path).to('cuda')
     assert_alike(trained(FusedAdam, dls).model, trained(Adam, dls).model)
