@@ -93,8 +93,8 @@ def test_a_pass_makes_no_tensor_elsewhere(mask, members):
     "On the device that holds nothing, a constant made on the CPU is an error, as on a GPU"
     edges = [torch.tensor([-1., 0., 1.])]*2
     model = DropConnectTabularModel([(6, 4)], 2, 1, [16, 8], weight_p=.5, mask=mask, members=members, ps=.1,
-                                    cont_edges=edges, y_scale=None).to('meta')
+                                    cont_edges=edges, y_scale=(5., 2.)).to('meta')
     cat, cont = torch.zeros(4, 1, dtype=torch.long, device='meta'), torch.zeros(4, 2, device='meta')
-    out = model.train()(cat, cont)
+    out = model(cat, cont)  # a new model is in training
     out.sum().backward()
     assert out.is_meta and all(p.grad.is_meta for p in model.parameters() if p.requires_grad)
