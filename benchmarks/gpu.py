@@ -171,7 +171,7 @@ def compiled(kit, limit):
             first[kind] = timed(steps[kind], 5)  # compiling, and recording of the graphs
         runs = {k: partial(timed, o, 50) for k, o in steps.items()}
         each = {k: v/50 for k, v in interleaved(runs, 5, f'steps, {name}', limit=limit/6).items()}
-        whole = {k: first[k] + (n-5)*each[k] for k in steps}
+        whole = {k: first[k] + max(0, n-5)*each[k] for k in steps}
         for k in steps:
             yield [f'{name}, {k}', round(first[k], 3), round(1000*each[k], 3), round(whole[k], 2),
                    round(whole[k]/whole['eager'], 3)]
