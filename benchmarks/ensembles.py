@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from fastai.basics import Adam, trainable_params
 from fastprogress.fastprogress import progress_bar
 from memory import added_mb
 
@@ -26,6 +27,7 @@ from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.methods import Method
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
+from dropconnect_tab.optimizer import FusedAdam
 from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -74,25 +76,31 @@ def times(table, fits, repeats, bar):
     return {k: median(v) for k, v in seconds.items()}
 
 
-def step_memory(members, nets, mask):
-    "MB that `nets` nets of `members` members and steps of them add to this process: after a step, and at its peak"
-    warm = torch.nn.Linear(8, 8)
-    warm(torch.randn(256, 8)).sum().backward()
-    cat, cont, y = torch.zeros(256, 1, dtype=torch.long), torch.randn(256, 250), torch.randn(256, 1)
+def steps_of(members, nets, mask, device='cpu', layers=(1000, 500)):
+    "A function that makes `nets` nets of `members` members, takes three steps with them, and returns them"
+    cat, cont, y = (o.to(device) for o in (torch.zeros(256, 1).long(), torch.randn(256, 250), torch.randn(256, 1)))
     loss = torch.nn.MSELoss()
     if members > 1: loss = MemberLoss(loss)
     masks = dict(weight_p=.5, mask=mask) if mask else dict(weight_p=0)
 
     def steps():
-        models = [DropConnectTabularModel([(6, 4)], 250, 1, [1000, 500], members=members, **masks)
+        models = [DropConnectTabularModel([(6, 4)], 250, 1, list(layers), members=members, **masks).to(device)
                   for _ in range(nets)]
-        opts = [torch.optim.Adam(o.parameters()) for o in models]
+        make = FusedAdam if members > 1 else Adam  # as `dropconnect_learner` does
+        opts = [make(trainable_params(o), lr=1e-3) for o in models]
         for _ in range(3):
             for opt in opts: opt.zero_grad()
             sum(loss(model(cat, cont), y) for model in models).backward()
             for opt in opts: opt.step()
         return models, opts
-    return added_mb(steps)
+    return steps
+
+
+def step_memory(members, nets, mask):
+    "MB that `nets` nets of `members` members and steps of them add to this process: after a step, and at its peak"
+    warm = torch.nn.Linear(8, 8)
+    warm(torch.randn(256, 8)).sum().backward()
+    return added_mb(steps_of(members, nets, mask))
 
 
 def measured_apart(*args):
@@ -128,7 +136,8 @@ def main():
         lines += [f'## Beside {title}', '', '| fit | seconds | ratio |', '|---|---|---|',
                   *(f'| {k} | {v:.2f} | {v/base:.2f} |' for k, v in found.items()), '']
     lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 units, on the same batches of 256, with '
-              'Adam; MB after a step', '(weights, gradients, state of the optimizer), and at the peak of a step.', '',
+              'the optimizers of `dropconnect_learner`; MB', 'after a step (weights, gradients, state of the optimizer), and at '
+              'the peak of a step.', '',
               '| masks | 8 nets | 8 members | ratio | peak, 8 nets | peak, 8 members | ratio |',
               '|---|---|---|---|---|---|---|']
     for mask in ('', 'trainable', 'frozen', 'resampled'):

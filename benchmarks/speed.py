@@ -54,11 +54,12 @@ def synchronize(device):
     if torch.device(device).type == 'cuda': torch.cuda.synchronize()
 
 
-def interleaved(fs, repeats, label, warm=1):
-    "Median seconds of each function of `fs`, in turns"
-    seconds, bar = {k: [] for k in fs}, progress_bar(range(repeats+warm))
+def interleaved(fs, repeats, label, warm=1, limit=float('inf')):
+    "Median seconds of each function of `fs`, in turns; no further turn after `limit` seconds, but one that counts"
+    seconds, bar, begun = {k: [] for k in fs}, progress_bar(range(repeats+warm)), time.perf_counter()
     bar.comment = label
     for i in bar:
+        if i > warm and time.perf_counter()-begun > limit: break
         for k, f in fs.items():
             start = time.perf_counter()
             found = f()
@@ -75,6 +76,12 @@ class Clock(Callback):
     def after_train(self):
         synchronize(self.dls.device)
         self.seconds = time.perf_counter()-self.start
+
+
+def drain(dl):
+    "Read all batches of a loader"
+    for _ in dl: pass
+    synchronize(dl.device)
 
 
 def quiet(f, learn, *args, **kwargs):
@@ -128,9 +135,9 @@ class Timer:
 def hidden(model): return [block for block in model.layers if isinstance(block, LinBnDrop)][:-1]
 
 
-def stock(dls, y_range, wrap=noop, cbs=None):
+def stock(dls, y_range, wrap=noop, cbs=None, layers=LAYERS):
     "fastai's learner, its hidden layers changed by `wrap`"
-    learn = tabular_learner(dls, layers=LAYERS, y_range=y_range, cbs=cbs)
+    learn = tabular_learner(dls, layers=layers, y_range=y_range, cbs=cbs)
     for block in hidden(learn.model): wrap(block)
     return learn
 
@@ -271,9 +278,6 @@ def main():
     ours = fast_dls(theirs)
     if args.answers: return print('\n'.join(answers(table, ours, y_range, args.repeats)))
 
-    def drain(dl):
-        for _ in dl: pass
-        synchronize(args.device)
     loaders = interleaved({'fastai': partial(drain, theirs.train), 'TabTensorDL': partial(drain, ours.train)},
                           args.repeats, 'loaders')
 

@@ -42,9 +42,8 @@ class _FusedAdam(Optimizer):
             for o in states: o['step'] += 1
 
     def zero_grad(self):
-        grads = [p.grad for params in self.param_lists for p in params if p.grad is not None]
-        for g in grads: g.detach_()
-        if grads: torch._foreach_zero_(grads)
+        for params in self.param_lists:
+            for p in params: p.grad = None
 
 # %% ../nbs/07_optimizer.ipynb #0f5e0707
 @delegates(Adam)

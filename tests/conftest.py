@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders,
                                 set_seed)
 
@@ -51,6 +52,10 @@ def plain_learner(dls, *args, config=None, **kwargs):
 def hidden(model):
     "Name → `nn.Linear`, all but the output layer"
     return dict(list(find_linears(model).items())[:-1])
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('cuda') and not torch.cuda.is_available(): pytest.skip("no GPU")
 
 
 @pytest.fixture(autouse=True)

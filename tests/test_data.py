@@ -669,7 +669,7 @@ def test_ranks_see_the_transforms():
     assert_same(dls.valid, ours)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize('table_device', [None, 'cpu'])
 def test_on_a_gpu(table_device):
     dls = fast(table_device=table_device, bs=32)

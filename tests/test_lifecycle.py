@@ -482,7 +482,7 @@ def test_the_column_of_the_defaults_has_them(dls):
         assert not [k for k in model.state_dict() if k.startswith(('cont_embed', 'y_scale'))], name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.cuda
 @pytest.mark.parametrize('how', ['to_bf16', 'to_fp16', None])
 @pytest.mark.parametrize('col', columns)
 def test_matrix_on_cuda(col, how, tmp_path):

@@ -194,7 +194,7 @@ def test_a_member_of_a_net_in_double_precision(mask):
     assert {p.dtype for p in one.parameters()} == {torch.float64} and close(one(*x), outputs(model, x)[:, 1], 1e-12)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.cuda
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_a_member_of_a_net_on_the_gpu(mask):
     model, x = make(mask=mask).cuda().eval(), [o.cuda() for o in batch()]

@@ -628,7 +628,7 @@ def test_the_class_itself_and_copies(learn, answer):
         assert np.array_equal(other(x_df()), answer(x_df()))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_on_a_gpu(device):
     learn = fitted(make_dls('band').to('cuda'), members=3, mask='frozen',
