@@ -42,6 +42,7 @@ class _FusedAdam(Optimizer):
             for o in states: o['step'] += 1
 
     def zero_grad(self):
+        # None, as in PyTorch: zeros would take memory beside the gradients of the next pass
         for params in self.param_lists:
             for p in params: p.grad = None
 
@@ -52,7 +53,7 @@ def FusedAdam(
     lr:float, # Default learning rate
     **kwargs
 ) -> Optimizer: # With fastai's own steps where `decouple_wd=False`, which the kernel does not know
-    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass"
+    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass; a parameter without a gradient rests"
     opt = Adam(params, lr, **kwargs)
     if kwargs.get('decouple_wd', True): opt.__class__ = _FusedAdam
     return opt

@@ -97,3 +97,16 @@ def test_the_learner_takes_it_unless_told_otherwise(dls):
 def test_on_a_gpu(tmp_path):
     dls = make_dls(path=tmp_path).to('cuda')
     assert_alike(trained(FusedAdam, dls).model, trained(Adam, dls).model)
+
+
+def test_a_parameter_without_a_gradient_rests():
+    "One that is frozen after some steps stays where it is; momentum and weight decay do not move it"
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    opt = FusedAdam([[a, b]], lr=.1, wd=.1)
+    (a.sum() + b.sum()).backward()
+    opt.step()
+    opt.zero_grad()
+    moved = b.detach().clone()
+    a.sum().backward()
+    opt.step()
+    assert a.grad is not None and torch.equal(b, moved) and not torch.equal(a, b)
