@@ -68,8 +68,7 @@ def ablations(folders):
 def tables(folders):
     "Name → Markdown of the tables over all `folders`"
     every = list(folders.values())
-    references = ['default,weight_p=0', 'fastai', 'blend', 'xgb', 'catboost', *AUTHORS]
-    compared = [(o, references[o == ONE_WORD:]) for o in ('default', ONE_WORD)]
+    compared = [(o, ['fastai', 'blend', 'xgb', *more]) for o, more in (('default', ['default,weight_p=0']), (ONE_WORD, []))]
     single = [folders[o] for o in ABLATED if o in folders]
     return dict(ranks=format_ranks(rank_methods(every, [*ARMS, *AUTHORS])), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
