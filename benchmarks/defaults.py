@@ -18,7 +18,7 @@ from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.bulldozers import bulldozers_table
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import format_differences, format_ranks, rank_methods
-from dropconnect_tab.bench.runs import run_methods, table_folder, with_parts
+from dropconnect_tab.bench.runs import read_runs, run_methods, table_folder, with_parts
 from dropconnect_tab.bench.tables import load_table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -70,7 +70,8 @@ def tables(folders):
     every = list(folders.values())
     compared = [(o, ['fastai', 'blend', 'xgb', *more]) for o, more in (('default', ['default,weight_p=0']), (ONE_WORD, []))]
     single = [folders[o] for o in ABLATED if o in folders]
-    return dict(ranks=format_ranks(rank_methods(every, [*ARMS, *AUTHORS])), ablation=ablations(folders),
+    authors = [o for o in AUTHORS if any(r['arm'] == o for f in every for r in read_runs(f))]
+    return dict(ranks=format_ranks(rank_methods(every, [*ARMS, *authors])), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
                 single=format_differences(single, SINGLE[0], ['fastai', *SINGLE[1:]]))
 

@@ -402,7 +402,7 @@ def test_learner_arguments_reach_the_model(dls):
 
 
 def test_signatures_are_fastais_plus_ours():
-    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'y_scale'}
+    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'emb_std', 'y_scale'}
     for a, b, ours, other in (
             (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr', 'opt_func'}),
             (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
