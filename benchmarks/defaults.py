@@ -34,11 +34,10 @@ NATIVE = dict(xgb=['california', 'bike', 'bulldozers-codes'], lgbm=['bulldozers-
               catboost=['adult', 'bulldozers-2012', 'bulldozers-codes'], blend=['california', 'bike', 'bulldozers-codes'])
 # The one changed word alone: with fastai's loader, which draws rows with replacement, where the arm has `TabTensorDL`
 ONE_WORD = 'default,loader=fastai'
-# A single net with a mask and nothing else beside fastai's, and with embeddings that start larger
-SINGLE = ['trainable,layers=(200,100)', 'dense,layers=(200,100),emb_std=0.3', 'trainable,layers=(200,100),emb_std=0.3']
+# A single net with a mask and nothing else, beside fastai's at the same cost
+SINGLE = 'trainable,layers=(200,100)'
 # What is taken away, and where
-PARTS = ['default,weight_p=0', 'default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0', 'default,members=1',
-         'default,n_bins=0']
+PARTS = ['default,weight_p=0', 'default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0']
 ABLATED = ['california', 'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes']
 
 
@@ -49,7 +48,7 @@ def load(name, folder):
 
 def variants(name):
     "What is tried on a table besides the arms"
-    return [ONE_WORD, *(PARTS + SINGLE if name in ABLATED else [])]
+    return [ONE_WORD, PARTS[0], *([*PARTS[1:], SINGLE] if name in ABLATED else [])]
 
 
 def methods_for(name, labels):
@@ -59,10 +58,9 @@ def methods_for(name, labels):
 
 
 def ablations(folders):
-    "Tables of what was taken away, and of single nets, as Markdown; `folders` by the tables' names"
+    "A table of what was taken away, as Markdown; `folders` by the tables' names"
     where = [folders[o] for o in ABLATED if o in folders]
-    groups = ['default', *PARTS], ['fastai', *SINGLE]
-    return '\n\n'.join(format_ranks(rank_methods(where, o)) for o in groups) if where else ''
+    return format_ranks(rank_methods(where, ['default', *PARTS])) if where else ''
 
 
 def tables(folders):
@@ -73,7 +71,7 @@ def tables(folders):
     authors = [o for o in AUTHORS if any(r['arm'] == o for f in every for r in read_runs(f))]
     return dict(ranks=format_ranks(rank_methods(every, [*ARMS, *authors])), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
-                single=format_differences(single, SINGLE[0], ['fastai', *SINGLE[1:]]))
+                single=format_differences(single, SINGLE, ['fastai']))
 
 
 def main():

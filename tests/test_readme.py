@@ -61,4 +61,4 @@ def test_its_table_is_that_of_the_results():
     def rows(table):
         return [[c.strip() for c in l.split('|')[2:-1]] for l in table.splitlines() if re.match(r'\|.+\[.+,', l)]
     made = (root/'results'/'defaults'/'default.md').read_text(encoding='utf-8').split('\n\n')[0]
-    assert len(rows(made)) == 7 and rows(text) == rows(made)
+    assert len(rows(made)) == 8 and rows(text) == rows(made)
