@@ -168,6 +168,8 @@ def test_what_is_said_of_the_defaults(defaults):
     small, dense_small = ('default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0')
     higher = 100*(mean[small]/mean['default']-1)
     assert [round(higher[o], 1) for o in ('bulldozers-2012', 'bulldozers-codes')] == [4.9, 1.6]
+    lower = 100*(mean['default']/mean[small]-1)
+    assert [round(lower[o], 1) for o in ('bulldozers-2012', 'bulldozers-codes')] == [-4.7, -1.6]
     assert max(abs(higher[o]) for o in ('adult-official', 'bike-days', 'california-random')) < 1
     mask = 100*(mean[dense_small]/mean[small]-1)
     assert [round(mask[o], 1) for o in ('bulldozers-codes', 'bike-days')] == [3, 1.5]
@@ -220,6 +222,18 @@ def test_what_is_said_of_few_inputs(said_by):
     resampled = {t: said['relative'](found, t, 'resampled, 0.5').mean() for t in ('bulldozers-codes', 'california')}
     assert min(resampled.values()) > 0
     assert round(said['relative'](found, 'bike-crossed', 'resampled, 0.5').mean(), 1) == -10.2
+
+
+def test_what_is_said_of_larger_embeddings(said_by):
+    "Lower errors on slices of tables as they were found, with a mask or without; higher where columns were crossed"
+    said, out = said_by('inputs'), root/'results'/'inputs'
+    found = said['by_seed'](read_jsonl(out/'runs.jsonl'))
+    def against_small(t, prefix): return said['relative'](
+        found, t, f'{prefix}emb_std=0.3', f'{prefix}layers=[200,100]').mean()
+    for prefix in ('', 'dense, '):
+        for t in said['STEADY']:
+            if (t, f'{prefix}emb_std=0.3') in found:
+                assert (against_small(t, prefix) > 0) == t.endswith('-crossed'), (t, prefix)
 
 
 def test_every_arm_can_be_run_again():
