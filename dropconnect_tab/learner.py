@@ -32,7 +32,8 @@ def _defaults(n_rows, n_cont):
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _emb_std(emb_szs, n_rows):
-    "Size that each embedding starts with: 0.3, less where a category has fewer than 100 rows on average"
+    "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; fastai's where rows are few"
+    if n_rows < 5000: return .01
     # What is seldom seen keeps what it starts with
     return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
@@ -97,7 +98,7 @@ def dropconnect_learner(
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
-    emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare categories
+    emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more below 5000 rows

@@ -422,7 +422,7 @@ def test_settings_that_some_arm_has():
     def check(names, **shared): check_settings([read_method(o) for o in names], shared)
     check(['dense', 'rf'], lr=.1, n_estimators=3)
     check(['default'], n_bins=8, embed_p=.1)
-    with pytest.raises(ValueError, match="no arm of dense, rf has a setting 'n_bins': choose some of bs, epochs"):
+    with pytest.raises(ValueError, match="no arm of dense, rf has a setting 'n_bins': choose some of bs, emb_std, epochs"):
         check(['dense', 'rf'], lr=.1, n_bins=8)
     pytest.importorskip('xgboost')
     check(['blend'], max_depth=3, lr=.1)  # the parts have them
