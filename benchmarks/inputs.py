@@ -225,42 +225,46 @@ def inputs_table(out):
     return '\n'.join(lines)
 
 
+def label_axis(ax, ticks, **kwargs):
+    "A logarithmic axis with `ticks` as they are, and a line where the reference is"
+    ax.axhline(0, color='black', lw=.8, ls='--')
+    ax.set(xscale='log', **kwargs)
+    ax.set(xticks=ticks, xticklabels=ticks)
+    ax.minorticks_off()
+    ax.grid(alpha=.3)
+
+
+def write_picture(axs, ylabel, path):
+    "Label the first of `axs`, put the legend into the last, and write their figure"
+    axs[0].set_ylabel(ylabel)
+    axs[-1].legend(frameon=False, fontsize=8)
+    write_whole(path, lambda p: axs[0].figure.savefig(p, dpi=110, format='png'))
+
+
 def draw(out):
     "Error relative to the dense net against what a unit starts with: single inputs, and table columns"
     found = by_seed(read_jsonl(out/'runs.jsonl'))
-    fig, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
+    _, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
     for ax, what, ticks in zip(axs, ('columns', 'inputs'), ([1, 2, 4, 8], [1, 2, 4, 8, 16, 64])):
         for i, t in enumerate(STEADY):
             def error(k): return relative(found, t, 'few inputs' if (what, k) == ('columns', 2) else f'{k} {what}')
             points = [(k, x.mean()) for k in ticks if len(x := error(k))]
             if points: ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
-        ax.axhline(0, color='black', lw=.8, ls='--')
-        ax.set(xscale='log', xlabel=f'{what} that a unit of the first layer starts with')
-        ax.set(xticks=ticks, xticklabels=ticks)
-        ax.minorticks_off()
-        ax.grid(alpha=.3)
-    axs[0].set_ylabel('error relative to the dense net, %')
-    axs[1].legend(frameon=False, fontsize=8)
-    write_whole(out/'inputs.png', lambda p: fig.savefig(p, dpi=110, format='png'))
+        label_axis(ax, ticks, xlabel=f'{what} that a unit of the first layer starts with')
+    write_picture(axs, 'error relative to the dense net, %', out/'inputs.png')
 
 
 def draw_embeddings(out):
     "Error relative to fastai's dense net against how large embeddings start: few inputs, and dense"
     found, reference = by_seed(read_jsonl(out/'runs.jsonl')), 'dense, layers=[200,100]'
-    fig, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
+    _, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
     for ax, prefix, title in zip(axs, ('', 'dense, '), ('a start from two columns a unit', 'a dense start')):
         arms = {.01: f'{prefix}layers=[200,100]', **{k: f'{prefix}emb_std={k}' for k in SIZES_OF_EMBEDDINGS}}
         for i, t in enumerate(STEADY):
             points = [(k, x.mean()) for k, arm in arms.items() if len(x := relative(found, t, arm, reference))]
             ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
-        ax.axhline(0, color='black', lw=.8, ls='--')
-        ax.set(xscale='log', xlabel='standard deviation that embeddings of categories start with', title=title)
-        ax.set(xticks=list(arms), xticklabels=list(arms))
-        ax.minorticks_off()
-        ax.grid(alpha=.3)
-    axs[0].set_ylabel("error against a dense net with 0.01, %")
-    axs[1].legend(frameon=False, fontsize=8)
-    write_whole(out/'embeddings.png', lambda p: fig.savefig(p, dpi=110, format='png'))
+        label_axis(ax, list(arms), xlabel='standard deviation that embeddings of categories start with', title=title)
+    write_picture(axs, 'error against a dense net with 0.01, %', out/'embeddings.png')
 
 
 def main():

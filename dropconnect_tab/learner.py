@@ -24,18 +24,18 @@ def dropconnect_config(**kwargs):
 # %% ../nbs/10_learner.ipynb #79698d81
 only_masks = dict(members=1, n_bins=0, emb_std=0.01, y_scale=False, ps=0.)
 
-def _defaults(n_rows, n_cont):
-    "Members, dropout and width of the embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
+def _emb_std(emb_szs, n_rows):
+    "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; None: few rows, fastai's"
+    if n_rows < 5000: return None
+    # What is seldom seen keeps what it starts with
+    return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
+
+def _defaults(n_rows, n_cont, emb_szs):
+    "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
     # 16 times their count
     return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
-                cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
-
-def _emb_std(emb_szs, n_rows):
-    "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; fastai's where rows are few"
-    if n_rows < 5000: return .01
-    # What is seldom seen keeps what it starts with
-    return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
+                emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _merge(*settings):
     "The settings that are given, later ones before earlier ones"
@@ -115,7 +115,7 @@ def dropconnect_learner(
     _check_batches(dls.train)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
     emb_szs = get_emb_sz(to, emb_szs or {})
-    config = _merge(_defaults(len(to), n_cont), dict(emb_std=_emb_std(emb_szs, len(to))), config, overrides)
+    config = _merge(_defaults(len(to), n_cont, emb_szs), config, overrides)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
     config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)

@@ -313,6 +313,15 @@ def test_a_run_on_wine(tmp_path, capsys):
     assert preds['default/1'].shape == (50, 3)
 
 
+def test_a_table_of_ones_own_may_be_called_synthetic(houses, capsys):
+    "Its errors are shown all the same"
+    named = houses.with_name('synthetic-houses.toml')
+    named.write_text(houses.read_text())
+    arena_main(['--table', str(named), '--arms', 'rf', '--seeds', '1', '--set', 'n_estimators=10', '--out', str(houses.parent)])
+    out = capsys.readouterr().out
+    assert 'RMSE, mean of 1 seeds' in out and 'made-up' not in out
+
+
 @pytest.mark.parametrize('command', ['module', 'script'])
 def test_a_table_of_ones_own_from_a_shell(houses, command):
     assert 'dropconnect-arena=dropconnect_tab.bench.cli:arena_main' in (root/'settings.ini').read_text()

@@ -624,6 +624,9 @@ def test_where_nobody_watches_a_run_is_a_line(table, tmp_path, monkeypatch, caps
     res = run_methods(table, methods('dense', 'rf'), 1, tmp_path, 'cpu', epochs=2, layers=(20, 10), **forest)
     assert capsys.readouterr().out.splitlines() == [
         f"{r['arm']}, seed 0: {r['rmse']:.4f} in {r['seconds']:.1f} s" for r in res]
+    search(table, ['rf'], 2, tmp_path/'search', **forest)
+    said = capsys.readouterr().out.splitlines()
+    assert [o.split(':')[0] for o in said] == ['searching rf, setting 0', 'searching rf, setting 1', 'rf, seed 0']
 
 
 def test_a_blend_is_made_of_searched_parts(table, tmp_path):

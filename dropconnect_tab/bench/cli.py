@@ -51,7 +51,8 @@ def check_settings(methods, shared):
                                             f"choose some of {', '.join(sorted(known))}")
 
 def _run_and_report(load, arms, shared, seeds, out, device, search, jobs):
-    "Run the `arms`, methods or their names, on the table that `load()` returns with settings that its size asks for"
+    """Run the `arms`, methods or their names, on the table that `load()` returns, with settings that its size asks for
+    and the title of its errors (None: its rows are made up, and errors say nothing)"""
     device = check_device(device)
     methods = [o if isinstance(o, Method) else read_method(o) for o in arms]
     check_experiment(methods, seeds, search, jobs)
@@ -64,7 +65,7 @@ def _run_and_report(load, arms, shared, seeds, out, device, search, jobs):
     results = run_methods(table, methods, seeds, out, device, search, jobs, **more)
     folder = table_folder(out, table.name, table.split)
     errors = report(folder)
-    if table.name.startswith('synthetic-'): print(f"\n{_MADE_UP}\n\n{format_masks(results)}\n\n{_NEXT}")
+    if title is None: print(f"\n{_MADE_UP}\n\n{format_masks(results)}\n\n{_NEXT}")
     else: print(f"\n{title}, mean of {seeds} seeds:\n\n{errors}\n\n{_HOW_TO_READ}")
     print(f"\nWritten to {folder}: tables, plots, a line for each run (runs.jsonl), and their predictions")
     return results
@@ -139,7 +140,8 @@ def _load_bulldozers(path, split, columns, out):
         print("No --path was given: these are synthetic sales, which say nothing about real machines.")
         path = write_synthetic(Path(out)/'synthetic'/'TrainAndValid.zip')
     table = bulldozers_table(path, split, columns)
-    return table,dict(bs=1024) if len(table.train_idx) > 100_000 else {},"RMSE of log price"
+    title = None if table.name == 'synthetic-bulldozers' else "RMSE of log price"
+    return table,dict(bs=1024) if len(table.train_idx) > 100_000 else {},title
 
 def _run_bulldozers(arms, shared, path, split, columns, out, **kwargs):
     return _run_and_report(partial(_load_bulldozers, path, split, columns, out), arms, shared, out=out, **kwargs)

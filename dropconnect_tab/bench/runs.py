@@ -209,7 +209,7 @@ def _run_all(runs, todo, device, jobs, preds, label, notes={}):
         for res,pred in fits:
             key = res['arm'],res['seed']
             runs.add({**res, **notes.get(key[0], {})}, pred, settings[key], preds)
-            if not _is_watched(): print(f"{key[0]}, seed {key[1]}: {res[measure_of(res)]:.4f} in {res['seconds']:.1f} s")
+            if not _is_watched(): print(f"{label.format(*key)}: {res[measure_of(res)]:.4f} in {res['seconds']:.1f} s")
 
 # %% ../../nbs/bench/05_runs.ipynb #32f3826b
 def search_methods(
