@@ -59,9 +59,9 @@ def _reading_tensors(after_batch, dataset):
 def _check_wgts(wgts, n):
     "`wgts` with a sum of 1; a `ValueError` unless each of `n` rows has one"
     wgts = np.asarray(wgts, dtype=np.float64)
-    if wgts.shape != (n,): raise ValueError(f"wgts has shape {wgts.shape}: give each of the {n} rows one")
+    if wgts.shape != (n,): raise ValueError(f"wgts has shape {wgts.shape}: give one for each of the {n} rows")
     if not (np.isfinite(wgts).all() and (wgts >= 0).all() and wgts.sum() > 0):
-        raise ValueError("wgts has values below 0 or not finite, or only zeros: give each row 0 or more")
+        raise ValueError("wgts has values below 0 or not finite, or only zeros: give 0 or more for each row")
     return wgts/wgts.sum()
 
 # %% ../nbs/08_data.ipynb #8015f516
@@ -91,7 +91,7 @@ class TabTensorDL(TabDataLoader):
         same = dataset is None or dataset is self.dataset
         if cls is None: kwargs = dict(wgts=self.wgts if same else None, table_device=self.table_device) | kwargs
         res = super().new(dataset, cls, **kwargs)
-        if same and isinstance(res, TabTensorDL): res._store = self._store  # whoever needs the table first makes it
+        if same and isinstance(res, TabTensorDL): res._store = self._store  # made when it is first needed
         return res
 
     def __getstate__(self): return {**self.__dict__, '_store':{}}

@@ -69,13 +69,13 @@ def _codes(n, index, col):
 
 # %% ../nbs/12_exported.ipynb #a1e0c3dd
 def _check_columns(wanted, rows):
-    "A `ValueError` that names a column which is not there, or is there twice"
+    "A `ValueError` that names a column which is not there, or appears twice"
     if missing := [n for n in wanted if n not in rows.keys()]:
         like = {n:get_close_matches(str(n), [str(o) for o in rows.keys()], 1) for n in missing}
         raise ValueError('; '.join(f"column {n!r} is missing" + (f" (there is {o[0]!r})" if o else '')
                                    for n,o in like.items()) + f": give all of {wanted}")
     names = [] if isinstance(rows, dict) else list(rows.keys())
-    if twice := [n for n in wanted if names.count(n) > 1]: raise ValueError(f"column {twice[0]!r} is there twice")
+    if twice := [n for n in wanted if names.count(n) > 1]: raise ValueError(f"column {twice[0]!r} appears twice")
 
 class RowEncoder:
     "Rows as the codes and numbers that a net takes"
@@ -131,7 +131,7 @@ class RowEncoder:
 class RowPredictor:
     "A row or a table in, numbers or probabilities out; what runs the net is `_run`, of a subclass"
     def __init__(self,
-        encoder, # Makes codes and numbers of rows: a `RowEncoder`
+        encoder, # Turns rows into codes and numbers: a `RowEncoder`
         vocab:list=None, # Names of the classes; None: the net predicts numbers
     ): self.encoder,self.vocab = encoder,vocab
 
@@ -141,9 +141,9 @@ class RowPredictor:
         return self.encoder.x_names
 
     def _answers(self, rows, bs=1024):
-        "What the net says of rows, and what that decides for: an array with a line for each row, twice"
+        "Predictions and decisions: two arrays, one entry for each row"
         if not isinstance(rows, (dict,pd.Series,pd.DataFrame)):
-            raise ValueError(f"a {type(rows).__name__} is no row: give a dict, a Series or a DataFrame")
+            raise ValueError(f"a {type(rows).__name__} is not a row: give a dict, a Series or a DataFrame")
         cats,conts = self.encoder(rows)
         blocks = [self._run(cats[i:i+bs], conts[i:i+bs]) for i in range(0, max(len(cats), 1), bs)]
         return blocks[0] if len(blocks) == 1 else [np.concatenate(o) for o in zip(*blocks)]
@@ -159,7 +159,7 @@ class RowPredictor:
     def predict(self,
         rows, # As for a call
     ): # For one row its class, its labels (a list), its number or numbers; for a DataFrame a list of them
-        "What `learn.predict` decides for"
+        "The decision that `learn.predict` returns"
         dec = self._answers(rows)[1]
         if dec.ndim > 1 and dec.shape[1] == 1: dec = dec[:,0]
         if self.vocab is None: res = dec.tolist()
@@ -219,7 +219,7 @@ def check_suffix(path):
 class ExportedPredictor(RowPredictor):
     "A net from a file, as `load_predictor` gives it"
     def __init__(self,
-        encoder, # Makes codes and numbers of rows: a `RowEncoder`
+        encoder, # Turns rows into codes and numbers: a `RowEncoder`
         vocab:list, # Names of the classes; None: the net predicts numbers
         run, # Makes (predictions, decisions) of (codes, numbers), all of them arrays
     ):
@@ -234,6 +234,6 @@ def load_predictor(
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
     try: about,run = _OPEN[path.suffix](str(path))
     except ImportError: raise
-    except Exception as e: raise ValueError(f"{path} is damaged, or no {path.suffix} file: {e}") from e
+    except Exception as e: raise ValueError(f"{path} is damaged, or not a {path.suffix} file: {e}") from e
     if not about: raise ValueError(f"{path} was not written by Predictor.export: it does not say how to read rows")
     return ExportedPredictor(*from_json(about), run)

@@ -79,7 +79,7 @@ def _of_bins(emb, weight):
     "Left edges, (columns, bins), lines there and slopes, (columns, bins, units); `weight` is (units, columns, width)"
     emb = copy.deepcopy(emb).double()
     slopes,biases,high = emb.embed.impl.weight,emb.embed.impl.bias,emb.high[:,None]
-    lefts = torch.full_like(slopes, torch.inf)  # a column with fewer bins than others never gets there
+    lefts = torch.full_like(slopes, torch.inf)  # a column with fewer bins has none there
     for edges,s,b in zip(lefts, slopes, biases): edges[:int((s>0).sum())] = -b[s>0]/s[s>0]
     rights = torch.cat([lefts[:,1:],high], 1).minimum(high)
     def lines(edges): return torch.einsum('bcw,ucw->cbu', emb(edges.T), weight)
@@ -97,7 +97,7 @@ class _LookUp(nn.Module):
         of_numbers = weight[:,n_emb:].unflatten(1, (n_cont,-1)) if n_cont else weight[:,:0,None]
         self.has_bins = emb is not None
         if self.has_bins:
-            lefts,low,slope = _of_bins(emb, of_numbers[...,1:])  # a number stands before its embedding
+            lefts,low,slope = _of_bins(emb, of_numbers[...,1:])  # each number comes before its embedding
             lines += [low.flatten(0,1),slope.flatten(0,1)]
             for n,o in dict(low=emb.low, high=emb.high, lefts=lefts).items(): self.register_buffer(n, o.clone())
             self.register_buffer('first_bins', torch.arange(n_cont)*lefts.shape[1])
@@ -174,7 +174,7 @@ def _made_up(model, n=16):
 def fold(
     model, # A net in inference mode, on the CPU
     n_codes:list, # How many codes each categorical column has; None: unknown
-): # `FoldedNet`, or None where the net is none that can be folded
+): # `FoldedNet`, or None where the net cannot be folded
     "`model` in the operations that inference needs"
     try: net = FoldedNet(model, n_codes)
     except _CannotFold: return None

@@ -28,7 +28,7 @@ def _static_masks(learn):
     if masks is None: raise ValueError(
         "the net has no masks yet: make it with dropconnect_learner, or train it with a DropConnectCallback first")
     if masks.mask == 'resampled': raise ValueError(
-        "the masks are resampled, others in each step: there are none to plot as with mask='trainable' or 'frozen'")
+        "resampled masks change at every step, so there are none to plot as with mask='trainable' or 'frozen'")
     if not masks.linears: raise ValueError("no weight was dropped (weight_p=0), so there is no mask to plot")
     return masks
 
@@ -93,7 +93,7 @@ def plot_regrowth(self:Learner,
 ): # The axes
     "Sizes of the weights of each masked layer, of those kept and of those that started from zero"
     masks = _static_masks(self)
-    if masks.mask == 'frozen': raise ValueError("the masks are frozen: their weights stay 0, with nothing to plot")
+    if masks.mask == 'frozen': raise ValueError("the masks are frozen: their weights stay 0, so nothing grows back")
     if axs is None: axs = _panels(len(masks.linears), 4.2, 3.2)
     for ax,(n,l) in zip(axs, masks.linears.items()):
         sizes,keep = l.weight.detach().abs().cpu(),masks.keeps[n].cpu()
@@ -124,7 +124,8 @@ def plot_members(self:Learner,
     "Each member's error (RMSE, or log loss) beside that of their vote, and the correlations of their errors"
     classes = bool(getattr(self.dls, 'vocab', None))
     with self.no_bar(): preds,targs = collect_member_preds(self, ds_idx, dl)
-    if targs is None: raise ValueError("these rows have no targets, so no errors: make the loader with_labels=True")
+    if targs is None: raise ValueError(
+        "these rows have no targets, so there are no errors to plot: give the loader with_labels=True")
     errors,vote = _row_errors(preds, targs, classes),_row_errors(preds.mean(1, keepdim=True), targs, classes)
     def total(o): return o.mean(1) if classes else o.square().mean(1).sqrt()
     if axs is None: axs = _panels(2, 4.8, 3.6)

@@ -270,7 +270,7 @@ def from_linear(cls:DropConnectLinear,
 ):
     "Turn a plain `linear` into a `DropConnectLinear`; `to_linear` turns it back"
     if type(linear) not in (*_PLAIN, cls): raise ValueError(
-        f"{type(linear).__name__} is more than an nn.Linear, and cannot be changed into a {cls.__name__}: "
+        f"{type(linear).__name__} is not a plain nn.Linear, so it cannot become a {cls.__name__}: "
         "give an nn.Linear")
     settings = _dropconnect_settings(linear.weight, weight_p, per, inference, n_samples, act)
     linear.__class__ = cls

@@ -27,7 +27,7 @@ only_masks = dict(members=1, n_bins=0, emb_std=0.01, y_scale=False, ps=0.)
 def _emb_std(emb_szs, n_rows):
     "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; None: few rows, fastai's"
     if n_rows < 5000: return None
-    # What is seldom seen keeps what it starts with
+    # A category that is rarely seen stays close to its start
     return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
 def _defaults(n_rows, n_cont, emb_szs):
@@ -57,9 +57,9 @@ def _check_names(dls, told):
         raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
 
 def _check_batches(dl):
-    "A `ValueError` where the training rows make no whole batch, so that a fit would take no step"
+    "A `ValueError` where the training rows do not fill one batch, so that a fit would take no step"
     if not len(dl): raise ValueError(
-        f"bs={dl.bs}, and {dl.n} training rows: they make no whole batch, so no step would be taken; give a smaller bs")
+        f"bs={dl.bs}, and {dl.n} training rows: too few for one whole batch, so no step would be taken: give a smaller bs")
 
 def _y_scale(to, y_scale, y_range, n_out, loss_func):
     "A `TargetScale`, or None where the outputs are left as they are"
@@ -77,7 +77,7 @@ def _member_loss(to, loss_func):
 def _callbacks(model, cbs):
     "`cbs`, and those that the model needs"
     cbs = L(cbs)
-    # The optimizer is the callback's to watch; a trainable mask needs nobody after its start
+    # Only a frozen mask needs the callback: it watches the optimizer; a trainable one is left alone after its start
     held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
     if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
     return cbs + [AverageMembers()] if model.members > 1 else cbs
@@ -120,7 +120,7 @@ def dropconnect_learner(
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
     config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)
     if 'cont_edges' not in config: config['cont_edges'] = get_cont_edges(to, n_bins)
-    elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give one of them")
+    elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
     if config['members'] != 1:
         loss_func = _member_loss(to, loss_func)
         if 'average' not in config: config['average'] = average_for(loss_func.base)

@@ -95,8 +95,8 @@ def choose_layers(
     if not linears: raise ValueError("this model has no nn.Linear with a weight of its own: there is nothing to drop")
     if layers is None:
         if len(linears) == 1:
-            raise ValueError(f"the only nn.Linear, {next(iter(linears))!r}, is the output layer, which is left alone: "
-                             "give the model a hidden layer, or name this one in layers=")
+            raise ValueError(f"the only nn.Linear, {next(iter(linears))!r}, is the output layer, which is not masked "
+                             "unless it is named: give the model a hidden layer, or name this one in layers=")
         return list(linears)[:-1]
     if callable(layers): names = [n for n,m in linears.items() if layers(n,m)]
     else:
@@ -105,7 +105,7 @@ def choose_layers(
             if not any(_in_module(n,o) for n in linears):
                 raise ValueError(f"layers: no nn.Linear is called {o!r}; {have}")
         names = [n for n in linears if any(_in_module(n,o) for o in wanted)]
-    if not names: raise ValueError(f"layers={layers!r} chooses no nn.Linear; {have}")
+    if not names: raise ValueError(f"layers={layers!r} matches no nn.Linear; {have}")
     return names
 
 # %% ../nbs/01_masks.ipynb #f5a763d1
@@ -118,10 +118,10 @@ def spread_weight_p(
     if isinstance(weight_p, dict):
         for o in weight_p:
             if not any(_in_module(n,o) for n in names):
-                raise ValueError(f"weight_p: {o!r} is none of the masked layers {', '.join(map(repr, names))}")
+                raise ValueError(f"weight_p: {o!r} is not one of the masked layers {', '.join(map(repr, names))}")
         ps = {n:p for o,p in weight_p.items() for n in names if _in_module(n,o)}
         if missing := [n for n in names if n not in ps]:
-            raise ValueError(f"weight_p={weight_p} says nothing of {missing}: add them")
+            raise ValueError(f"weight_p={weight_p} has no entry for {missing}: add them")
     elif isinstance(weight_p, (list,tuple)) and members == 1:
         if len(weight_p) != len(names):
             raise ValueError(f"weight_p={weight_p} has {len(weight_p)} values for the {len(names)} layers {names}: "
@@ -141,7 +141,7 @@ def _table_groups(model, linears, unit):
     "`{name: groups}` of the layer that the table columns enter; a `ValueError` where `unit` asks for what is unknown"
     groups = column_groups(model)
     if groups is None and unit == 'feature':
-        raise ValueError(f"unit='feature': a {type(model).__name__} does not tell the widths of its table columns; "
+        raise ValueError(f"unit='feature': a {type(model).__name__} does not say how wide its table columns are; "
                          "set model.column_groups to a list of them, or use unit='weight'")
     name = next((n for n,l in linears.items() if groups and l.in_features==sum(groups)), None)
     return {} if name is None else {name:groups}
@@ -295,7 +295,7 @@ def read(self:WeightMasks):
     for n,l in self.linears.items():
         if found[n] is None and self._drops_none(n): found[n] = torch.ones_like(l.weight, dtype=torch.bool)
     if missing := [n for n,k in found.items() if k is None]:
-        raise ValueError(f"no frozen mask to go on with: {', '.join(map(repr, missing))} has no exact zeros. "
+        raise ValueError(f"no frozen mask to continue with: {', '.join(map(repr, missing))} has no exact zeros. "
                          "Load a checkpoint of the frozen net first, or start a new mask: `apply` draws one, as does a "
                          "DropConnectCallback with start=True")
     self._keeps,self._factors,self.seed = {n:k.cpu() for n,k in found.items()},{},None

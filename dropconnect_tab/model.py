@@ -28,7 +28,7 @@ def _y_scale(y_scale, out_sz, y_range):
     "`y_scale` as a `TargetScale` that fits the net, or None"
     if y_scale is None: return None
     if y_range is not None: raise ValueError(
-        f"y_scale and y_range={y_range!r} both say where the outputs lie: give one of them")
+        f"y_scale and y_range={y_range!r} both say where the outputs lie: give only one of them")
     if not isinstance(y_scale, TargetScale): y_scale = TargetScale(*y_scale)
     if len(y_scale.mean) not in (1,out_sz): raise ValueError(
         f"y_scale has {len(y_scale.mean)} means, but the net has {out_sz} outputs: give one, or one for each")
@@ -90,7 +90,7 @@ class DropConnectTabularModel(TabularModel):
         check_whole('members', members, 1, 'a number of nets')
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_embed = _y_scale(y_scale, out_sz, y_range),_cont_embed(cont_edges, cont_emb_sz, n_cont)
-        width = 1+cont_emb_sz if cont_embed else 1  # a number goes in beside its embedding
+        width = 1+cont_emb_sz if cont_embed else 1  # each number enters beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_embed,self.y_scale = n_cont,cont_embed,y_scale

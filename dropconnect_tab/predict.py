@@ -74,7 +74,7 @@ class _Samples(Callback):
         more = (self.learn.model(*self.learn.xb) for _ in range(self.n-1))
         preds = torch.cat([self._draws(o) for o in (self.learn.pred, *more)])
         self.res.append([o.cpu() for o in self.summary(preds)])
-        if self.k > 1: self.learn.pred = self.pred.mean(1)  # the loss wants one output a row, and nobody asks for it
+        if self.k > 1: self.learn.pred = self.pred.mean(1)  # the loss needs one output for each row
 
 def _n_members(learn): return getattr(unwrap(learn.model), 'members', 1)
 
@@ -86,7 +86,7 @@ def _collect(learn, ds_idx, dl, n, summary):
     return *(torch.cat(o) for o in zip(*samples.res)),targs
 
 def _n_draws(learn, n, seed):
-    "How often to ask the model; a `ValueError` where all its predictions would be the same"
+    "How many predictions to make for each row; a `ValueError` where all its predictions would be the same"
     masked,members = bool(_resampled(learn.model)),_n_members(learn) > 1
     if not (masked or members): raise ValueError("the net has neither members nor layers with resampled masks, so all "
                                                  "its predictions would be the same: make it with members=8 or "

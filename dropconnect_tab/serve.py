@@ -29,7 +29,7 @@ from .members import MemberLoss
 _PROCS = Categorify,FillMissing,Normalize,FillGaps,Categorize,EncodedMultiCategorize,RegressionSetup
 
 def _categories(to, cats, fill):
-    "What a `RowEncoder` wants to know of the categorical columns"
+    "What a `RowEncoder` needs to know about the categorical columns"
     flags = {f'{n}_na':n for n in fill.na_dict} if getattr(fill, 'add_col', False) else {}
     for n in to.cat_names:
         values = list(cats.classes[n])[1:] if cats else None  # without `Categorify` they hold codes
@@ -40,7 +40,7 @@ def _categories(to, cats, fill):
 def row_encoder(
     to, # `TabularPandas`
 ) -> RowEncoder:
-    "What makes of a row what the procs of `to` make of it; a `ValueError` that names a proc which is not known"
+    "Does to rows what the procs of `to` do; a `ValueError` that names a proc which is not known"
     procs = {type(p):p for p in to.procs.fs}
     for t in procs:
         if t not in _PROCS: raise ValueError(
@@ -82,10 +82,10 @@ class Predictor(RowPredictor):
             raise ValueError(f"a predictor needs a learner on a TabularPandas, not on a {type(to).__name__}")
         super().__init__(row_encoder(to), list(learn.dls.vocab) if getattr(learn.dls, 'vocab', None) else None)
         if extra := [type(o).__name__ for o in learn.dls.train.after_batch.fs if not isinstance(o, ReadTabBatch)]:
-            raise ValueError(f"a predictor does not know the batch transforms {extra}: use learn.get_preds")
+            raise ValueError(f"a predictor does not support the batch transforms {extra}: use learn.get_preds")
         loss_func,model = deepcopy(learn.loss_func),unwrap(learn.model)
         if hasattr(loss_func, 'to'): loss_func.to(device)  # weights of classes
-        if isinstance(loss_func, MemberLoss): loss_func = loss_func.base  # which may be what no pickle can hold
+        if isinstance(loss_func, MemberLoss): loss_func = loss_func.base  # it may be a function that cannot be pickled
         self.activation,self._decodes = _of_loss(loss_func, 'activation'),_of_loss(loss_func, 'decodes')
         self.model = _for_inference(model, self.encoder, device) if copy else model.to(device).eval()
         self.device = device
@@ -106,7 +106,7 @@ def predictor(self:Learner,
 
 # %% ../nbs/14_serve.ipynb #c3a2e5f6
 class _Graph(nn.Module):
-    "Codes and numbers → predictions, and what they decide for"
+    "Codes and numbers → predictions and decisions"
     def __init__(self, predictor):
         super().__init__()
         self.model = deepcopy(predictor.model).cpu().eval()
@@ -169,6 +169,6 @@ def export(self:Predictor,
         with torch.no_grad(): wanted = graph(*rows)[0].numpy()
         got = load_predictor(new)._run(*example)[0]
         if not np.allclose(got, wanted, rtol=1e-4, atol=1e-5*abs(wanted).max()): raise ValueError(
-            f"the graph's answers differ from the net's, by up to {abs(got-wanted).max():.2g}: do masks or dropout "
+            f"the exported graph's outputs differ from the net's by up to {abs(got-wanted).max():.2g}: do masks or dropout "
             "stay on at inference?")
         os.replace(new, path)

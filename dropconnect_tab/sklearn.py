@@ -159,7 +159,7 @@ class _DropConnectEstimator(BaseEstimator):
         if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
         for k,v in self._own(self.config or {}).items():
             if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
-                f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give one of them")
+                f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
         if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
@@ -405,7 +405,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
             if len(self.classes_) < 2:
                 raise ValueError(f"y has only one class, {self.classes_[0]!r}: give rows of two or more")
         elif new := [*{*y.tolist()}-{*self.classes_.tolist()}]:
-            raise ValueError(f"y_val has {new[0]!r}, which is none of the classes in y")
+            raise ValueError(f"y_val has {new[0]!r}, which is not among the classes in y")
         return pd.DataFrame({_free(str(name), taken): pd.Series(y.tolist(), dtype=object)})
 
     def _float32_units(self, y): return None

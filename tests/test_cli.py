@@ -370,7 +370,7 @@ def test_the_command_line_reaches_the_runs(asked, houses):
     (['--set', 'table=x'], "has a setting 'table'"), (['--set', 'arms=x'], "has a setting 'arms'"),
     (['--set', 'title=x'], "has a setting 'title'"), (['--set', 'members=0'], 'members=0: give at least 1'),
     (['--seeds', 0], 'seeds=0: give at least 1'), (['--search', -1], 'search=-1: give the number'),
-    (['--device', 'abacus'], "device='abacus' is not to be had here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
+    (['--device', 'abacus'], "device='abacus' is not available here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
     ids=str)
 def test_what_the_command_refuses(capsys, tmp_path, monkeypatch, args, match):
     monkeypatch.chdir(tmp_path)
@@ -423,7 +423,7 @@ def test_errors_are_errors_in_python(tmp_path):
 def test_devices():
     assert check_device('auto') is None and check_device('cpu') == 'cpu'
     for o in ('abacus', '', *(['cuda'] if not torch.cuda.is_available() else [])):
-        with pytest.raises(ValueError, match=f"device='{o}' is not to be had here .*: use 'cpu' or 'auto'"):
+        with pytest.raises(ValueError, match=f"device='{o}' is not available here .*: use 'cpu' or 'auto'"):
             check_device(o)
 
 

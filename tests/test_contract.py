@@ -173,8 +173,8 @@ def test_resuming(dls, mask, how):
 
 def test_resuming_frozen_needs_zeros(dls):
     learn = plain(dls, DropConnectCallback(mask='frozen', start=False))
-    with pytest.raises(ValueError, match="no frozen mask to go on with"): fit(learn, 1)
-    with pytest.raises(ValueError, match="no frozen mask to go on with"):
+    with pytest.raises(ValueError, match="no frozen mask to continue with"): fit(learn, 1)
+    with pytest.raises(ValueError, match="no frozen mask to continue with"):
         fit(plain(dls, DropConnectCallback(mask='frozen')), 3, start_epoch=1)
 
 
@@ -439,7 +439,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
 
 def test_no_whole_batch_is_an_error(tmp_path):
     "fastai's loaders drop what is left of an epoch: with fewer rows than a batch has, nothing is learned"
-    with pytest.raises(ValueError, match="bs=256, and 80 training rows: they make no whole batch"):
+    with pytest.raises(ValueError, match="bs=256, and 80 training rows: too few for one whole batch"):
         dropconnect_learner(make_dls(n=100, bs=256, path=tmp_path))
 
 

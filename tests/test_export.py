@@ -268,7 +268,7 @@ def test_errors_of_a_loaded_predictor(path):
     with pytest.raises(ValueError, match=r"column 'size' is missing \(there is 'sise'\)"):
         again(dict(shop='a', day='m', sise=0., age=0.))
     with pytest.raises(ValueError, match="'size' has missing values, and had none"): again(with_gaps(x_df()))
-    with pytest.raises(ValueError, match='a list is no row'): again([1])
+    with pytest.raises(ValueError, match='a list is not a row'): again([1])
 
 
 def test_the_json_is_there_to_be_read(path):

@@ -109,15 +109,15 @@ def test_which_layers_and_how_much(kwargs, zeros):
 
 @pytest.mark.parametrize('kwargs, match', [
     (dict(layers='head'), "no nn.Linear is called 'head'; this model has '0', '2', '4'"),
-    (dict(layers=lambda n, m: False), "chooses no nn.Linear; this model has '0', '2', '4'"),
-    (dict(layers=[]), r"layers=\[\] chooses no nn.Linear"),
+    (dict(layers=lambda n, m: False), "matches no nn.Linear; this model has '0', '2', '4'"),
+    (dict(layers=[]), r"layers=\[\] matches no nn.Linear"),
     (dict(weight_p=[.5, .5, .5]), r"3 values for the 2 layers \['0', '2'\]: give one each"),
     (dict(weight_p={'9': .5}), "no nn.Linear is called '9'"),
-    (dict(weight_p={'0': .5}, layers=['0', '2']), r"says nothing of \['2'\]: add them"),
-    (dict(weight_p={'4': .5}, layers=['0']), "'4' is none of the masked layers '0'"),
+    (dict(weight_p={'0': .5}, layers=['0', '2']), r"has no entry for \['2'\]: add them"),
+    (dict(weight_p={'4': .5}, layers=['0']), "'4' is not one of the masked layers '0'"),
     (dict(weight_p=[.5, 2]), "weight_p=2 is not the fraction"),
     (dict(unit='neuron'), "unit='neuron' is unknown: choose one of 'weight', 'feature'"),
-    (dict(unit='feature'), "a Sequential does not tell the widths of its table columns; set model.column_groups"),
+    (dict(unit='feature'), "a Sequential does not say how wide its table columns are; set model.column_groups"),
     (dict(seed='x'), "seed='x': give a whole number, or None"),
     (dict(seed=2.5), "seed=2.5: give a whole number, or None"),
 ])
@@ -301,5 +301,5 @@ def test_a_mask_of_nothing_has_its_layers():
 def test_a_mask_too_small_to_drop_a_weight_is_read_from_no_zeros():
     net = mlp()
     assert all(k.all() for k in WeightMasks(net, .001).read().keeps.values())
-    with pytest.raises(ValueError, match="no frozen mask to go on with: '0', '2' has no exact zeros"):
+    with pytest.raises(ValueError, match="no frozen mask to continue with: '0', '2' has no exact zeros"):
         WeightMasks(net, .1).read()

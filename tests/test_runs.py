@@ -258,7 +258,7 @@ def test_half_a_line_is_overwritten(table, tmp_path):
 
 
 @pytest.mark.parametrize('line, match', [
-    ('{"arm": "de', 'line 2 is damaged'), ('[]', 'line 2 is no JSON object'), ('', 'line 2 is damaged'),
+    ('{"arm": "de', 'line 2 is damaged'), ('[]', 'line 2 is not a JSON object'), ('', 'line 2 is damaged'),
     ('{}', "line 2 holds no run .KeyError: 'arm'"), ('{"arm": "a", "seed": 0, "params": 3}', 'line 2 holds no run')])
 def test_damaged_lines_are_named(table, tmp_path, line, match):
     run(table, 'dense', tmp_path)

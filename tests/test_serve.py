@@ -653,8 +653,8 @@ def test_infinite_numbers_are_an_error(answer, row, value):
 
 def test_a_column_that_is_there_twice_is_an_error(answer):
     df = x_df()
-    with pytest.raises(ValueError, match="column 'size' is there twice"): answer(pd.concat([df, df[['size']]], axis=1))
-    with pytest.raises(ValueError, match="column 'shop' is there twice"): answer(pd.concat([df.iloc[0], df.iloc[0]]))
+    with pytest.raises(ValueError, match="column 'size' appears twice"): answer(pd.concat([df, df[['size']]], axis=1))
+    with pytest.raises(ValueError, match="column 'shop' appears twice"): answer(pd.concat([df.iloc[0], df.iloc[0]]))
 
 
 def test_strings_for_a_category_of_numbers_are_an_error():

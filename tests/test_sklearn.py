@@ -555,7 +555,7 @@ def test_the_config_may_have_what_the_constructor_has():
     est = DropConnectRegressor(n_epoch=1, layers=[20], random_state=0, config=dict(members=3, weight_p=.25)).fit(df, y)
     net = est.learner_.model
     assert net.members == 3 and {*net.weight_masks.weight_p.values()} == {.25}
-    with pytest.raises(ValueError, match=r"members=5, and members=3 in the config: give one of them"):
+    with pytest.raises(ValueError, match=r"members=5, and members=3 in the config: give only one of them"):
         make(members=5, config=dict(members=3)).fit(df, y)
 
 

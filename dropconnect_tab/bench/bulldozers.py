@@ -137,27 +137,27 @@ def _first(bad):
 def _check_ids(path, ids):
     "A `ValueError` unless every sale has a SalesID of its own"
     if (i := _first(pd.to_numeric(ids, errors='coerce').isna())) is not None:
-        raise ValueError(f"{path}, row {i+1}: SalesID {ids.iloc[i]} is no number: correct it, or delete the row")
+        raise ValueError(f"{path}, row {i+1}: SalesID {ids.iloc[i]} is not a number: correct it, or delete the row")
     if (i := _first(ids.duplicated())) is not None:
         j = _first(ids == ids.iloc[i])
         raise ValueError(f"{path}, row {i+1}: SalesID {ids.iloc[i]} was in row {j+1} already: delete one of the two")
 
 def _dates(dates, path='saledate'):
-    "`dates` as datetime64[ns]; a `ValueError` that names the first that is no date"
+    "`dates` as datetime64[ns]; a `ValueError` that names the first that is not a date"
     for fmt in (None,) if pd.api.types.is_datetime64_any_dtype(dates) else ('%m/%d/%Y %H:%M', '%m/%d/%Y', 'ISO8601'):
         text = dates if fmt is None else dates.astype(str)
         res = pd.to_datetime(text, format=fmt, errors='coerce', utc=True).dt.tz_localize(None)
         if res.iloc[:1].notna().all(): break  # the first row shows how dates are written here
     if (i := _first(~res.between('1900', '2100'))) is not None: raise ValueError(
-        f"{path}, row {i+1}: saledate {dates.iloc[i]} is no date: write it like the others, as month/day/year or "
+        f"{path}, row {i+1}: saledate {dates.iloc[i]} is not a date: write it like the others, as month/day/year or "
         "year-month-day, or delete the row")
     return res.astype('datetime64[ns]')
 
 def _prices(prices, path='SalePrice'):
-    "`prices` as floats; a `ValueError` that names the first that is no price"
+    "`prices` as floats; a `ValueError` that names the first that is not a price"
     res = pd.to_numeric(prices, errors='coerce').astype(float)
     if (i := _first(~(res>0) | np.isinf(res))) is not None: raise ValueError(
-        f"{path}, row {i+1}: SalePrice {prices.iloc[i]} is no price: give dollars above 0, or delete the row")
+        f"{path}, row {i+1}: SalePrice {prices.iloc[i]} is not a price: give dollars above 0, or delete the row")
     return res
 
 def _table(path, df):

@@ -40,7 +40,7 @@ def check_device(device):
     try: torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
         why = str(e).splitlines()[0]
-        raise ValueError(f"device={device!r} is not to be had here ({why}): use 'cpu' or 'auto'") from e
+        raise ValueError(f"device={device!r} is not available here ({why}): use 'cpu' or 'auto'") from e
     return device
 
 def check_settings(methods, shared):
@@ -91,7 +91,7 @@ def run_parser(prog, description, arms):
 
 def run_from_shell(p, run, args):
     "Read the arguments and `run(arms, shared, **options)`; what is wrong with them is said in one line"
-    for o in (DeprecationWarning, FutureWarning):  # what packages say to each other
+    for o in (DeprecationWarning, FutureWarning):  # warnings of packages about each other
         warnings.filterwarnings('ignore', category=o, module=r'(fastai|fastcore|fasttransform|plum|torch|joblib)\b')
     kwargs = vars(p.parse_args(args))
     shared = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}

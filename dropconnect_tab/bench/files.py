@@ -36,7 +36,7 @@ def read_jsonl(path):
     for i,line in enumerate(_lines(path)[0], 1):
         try: row = json.loads(line)
         except ValueError as e: raise ValueError(f"{path}, line {i} is damaged ({e}): correct or remove it") from e
-        if not isinstance(row, dict): raise ValueError(f"{path}, line {i} is no JSON object: correct or remove it")
+        if not isinstance(row, dict): raise ValueError(f"{path}, line {i} is not a JSON object: correct or remove it")
         rows.append(row)
     return rows
 

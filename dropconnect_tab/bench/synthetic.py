@@ -186,7 +186,7 @@ def synthetic_sales(
 ) -> pd.DataFrame: # The 53 columns of the file, as `pd.read_csv` reads them
     "A synthetic table in the form of Kaggle's `TrainAndValid.csv`: made-up machines, made-up prices"
     days = pd.date_range(start, end)
-    if n != int(n) or n < 1: raise ValueError(f"n={n!r} is no number of sales: give a whole number of at least 1")
+    if n != int(n) or n < 1: raise ValueError(f"n={n!r} is not a number of sales: give a whole number of at least 1")
     if not len(days): raise ValueError(f"start={start!r} is after end={end!r}: swap them")
     rng = np.random.default_rng(seed)
     models = _models(rng, max(24, round(2.2*n**.6)))

@@ -211,7 +211,7 @@ def _read_rows(path, spec, file):
     "The rows of the CSV at `path`, which have all columns that `spec` names"
     if not path.is_file(): raise ValueError(f"{path} is not a file: correct 'path' in {file}")
     try: df = pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError) as e: raise ValueError(f"{path} is no CSV: {str(e).strip()}") from e
+    except (OSError, ValueError) as e: raise ValueError(f"{path} is not a CSV: {str(e).strip()}") from e
     y,split = spec['target'],spec['split']
     named = [y, *spec['drop'], *spec['categorical'], *spec['continuous']]
     if isinstance(split, str): named.append(split)
