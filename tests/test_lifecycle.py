@@ -44,10 +44,10 @@ class Column:
 
     def callback(self): return DropConnectCallback(**self.settings)
 
-    def learner(self, dls, watch=True, **kwargs):
+    def learner(self, dls, **kwargs):
         if self.door == 'model': learn = self.make(dls, layers=layers, **self.net, **self.settings, **kwargs)
         else: learn = tabular_learner(dls, layers=layers, cbs=[self.callback(), *L(kwargs.pop('cbs', None))], **kwargs)
-        return learn.add_cb(Watch(self.mask, learn)) if watch else learn
+        return learn.add_cb(Watch(self.mask, learn))
 
     def one_fit(self, dls):
         "A learner without the callback, and the callback"
@@ -75,7 +75,7 @@ def bits(w): return w.detach().view(torch.int32)
 
 
 class Watch(Callback):
-    "Counts starts, and looks at a frozen mask at every training batch, and after every step"
+    "Counts how often a net goes from unmasked to masked, and looks at a frozen mask around every step"
     order = 100
     def __init__(self, mask, learn):
         self.mask, self.starts, self.batches, self.was_masked = mask, 0, 0, False
@@ -86,6 +86,8 @@ class Watch(Callback):
         if self.mask == 'resampled':
             return all(type(l) is DropConnectLinear and l.training and l.weight_p == .5 for l in layers.values())
         return all(not l.weight[~self.keeps[n]].any() for n, l in layers.items())
+
+    def go_on_from(self, watch): self.starts, self.was_masked = watch.starts, watch.was_masked
 
     def before_batch(self):
         if not self.training: return
@@ -108,13 +110,13 @@ class Watch(Callback):
             assert l.weight[keep].ne(0).all(), f'{n}: the mask grew'
 
 
-def check(learn):
-    "The net after a habit: its mask is where it was drawn, its checkpoint plain, its weights numbers"
+def check(learn, starts):
+    "The net after a habit: its mask has started as often as it should, its checkpoint is plain, its weights numbers"
     watch, model = learn.watch, unwrap(learn.model)
     for p in model.parameters(): assert not p.isnan().any()
+    assert watch.starts == starts, f'{watch.starts} starts, not {starts}'
     if watch.mask == 'frozen': watch.exact()
-    if watch.mask == 'trainable' and watch.batches:
-        assert watch.starts == 1, f'{watch.starts} starts of a trainable mask'
+    if watch.mask == 'trainable':
         for n, l in hidden(model).items(): assert float(l.weight[~watch.keeps[n]].eq(0).float().mean()) < .5, n
     if watch.mask == 'resampled':
         kind = DropConnectLinear if hasattr(model, 'weight_masks') else torch.nn.Linear
@@ -170,13 +172,13 @@ def moves_nothing(f, learn):
 habits = {}
 
 
-def habit(f=None, **variants):
-    "A row of the matrix; with `name=[...]` one row for each value"
-    if f is None: return partial(habit, **variants)
-    if not variants: habits[f.__name__] = f
+def habit(f=None, starts=1, **variants):
+    "A row of the matrix, and how often its mask should start; with `name=[...]` one row for each value"
+    if f is None: return partial(habit, starts=starts, **variants)
+    if not variants: habits[f.__name__] = f, starts
     for name, values in variants.items():
         for k, v in (values.items() if isinstance(values, dict) else zip(map(str, values), values)):
-            habits[f'{f.__name__}[{k}]'] = partial(f, **{name: v})
+            habits[f'{f.__name__}[{k}]'] = partial(f, **{name: v}), starts
     return f
 
 
@@ -292,14 +294,14 @@ def save_and_load(col, dls, how):
     where, with_opt = how
     learn = fit(col.learner(dls), 2)
     learn.save('m', with_opt=with_opt)
-    saved = state(learn)
+    saved, watch = state(learn), learn.watch
     if where == 'same': fit(learn)
     else:
         learn = col.learner(dls)
         if col.door == 'callback': learn.drop_connect._start = False  # a fresh plain net goes on: `start=False`
     learn.load('m', with_opt=with_opt)
     assert same(saved, state(learn))
-    if where == 'fresh' and col.mask == 'trainable': learn.watch.starts = 1
+    if where == 'fresh': learn.watch.go_on_from(watch)
     return fit(learn)
 
 
@@ -308,7 +310,7 @@ def resume_by_start_epoch(col, dls, how):
     learn = fit(col.learner(dls), 2, cbs=SaveModelCallback(every_epoch=True, with_opt=True))
     again = col.learner(dls)
     again.load('model_1', with_opt=True)
-    again.watch.starts = learn.watch.starts
+    again.watch.go_on_from(learn.watch)
     fit(again, 4, how, start_epoch=2)
     assert again.watch.batches == 2*len(dls.train)
     return again
@@ -316,7 +318,9 @@ def resume_by_start_epoch(col, dls, how):
 
 @habit
 def export_and_load_in_a_new_process(col, dls):
-    learn = fit(col.learner(dls, watch=False))
+    learn = fit(col.learner(dls))
+    watch = learn.watch
+    learn.remove_cb(watch)
     keeps = {n: l.weight != 0 for n, l in hidden(learn.model).items()}
     learn.export('e.pkl')
     code = '\n'.join([
@@ -333,8 +337,7 @@ def export_and_load_in_a_new_process(col, dls):
         warnings.simplefilter('ignore')
         again = load_learner(learn.path/'e.pkl')
     again.dls = dls
-    again.add_cb(Watch(col.mask, col.learner(dls, watch=False)))
-    again.watch.starts = 1 if col.mask == 'trainable' else 0
+    again.add_cb(watch)
     return fit(again)
 
 
@@ -470,7 +473,8 @@ def a_new_learner_around_the_model(col, dls):
 @pytest.mark.parametrize('col', columns)
 @pytest.mark.parametrize('row', habits)
 def test_matrix(row, col, tmp_path):
-    check(habits[row](columns[col], make_dls(path=tmp_path)))
+    f, starts = habits[row]
+    check(f(columns[col], make_dls(path=tmp_path)), starts)
 
 
 def test_the_column_of_the_defaults_has_them(dls):
