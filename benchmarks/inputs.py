@@ -20,7 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastai.tabular.all import set_seed
+from beyond import AverageWeights, DecayDropped, DropAgain, DropSmall, SlowDropped
+from fastai.tabular.all import Adam, set_seed
 from fastprogress.fastprogress import progress_bar
 from files import markdown
 from joblib import Parallel, delayed
@@ -69,10 +70,10 @@ UNSTEADY = ['digits-categories']  # seeds are tens of percent apart there: not i
 SOME = ['bulldozers-codes', 'bike-crossed', 'california']
 
 
-# --- Arms: name → what `dropconnect_learner` is told, and `start`, `scale_p`, `epochs`, `rows` ---
+# --- Arms: name → what `dropconnect_learner` is told, and `start`, `scale_p`, `epochs`, `rows`, `cbs` ---
 
 def start(first, later, unit='weight'):
-    "Inputs (or table columns) that a unit of the first layer, and of later ones, starts with; None: all"
+    "Inputs (or table columns) that a unit of the first and of later layers starts with; None: all; a tuple: by member"
     return dict(start=(first, later), unit=unit)
 
 
@@ -106,14 +107,30 @@ SIZES = {'layers=[200,100]': AROUND['layers=[200,100]'], 'layers=[400,100]': dic
 # How large embeddings of categories start, in fastai's layers
 LAYERS = dict(layers=[200, 100])
 SIZES_OF_EMBEDDINGS = [.1, .3]
-EMBEDDINGS = {**both('larger embeddings', emb_std=None, **LAYERS),
+DEFAULTS = dict(emb_std=None, **LAYERS)
+EMBEDDINGS = {**both('larger embeddings', **DEFAULTS),
               **{k: v for std in SIZES_OF_EMBEDDINGS for k, v in both(f'emb_std={std}', emb_std=std, **LAYERS).items()}}
+# What might come on top of today's defaults
+CALLBACKS = {'a tenth of the rate for dropped weights': SlowDropped,
+             'weight decay of 1 for dropped weights': DecayDropped,
+             'dropped again after half of the epochs': DropAgain,
+             'smaller half dropped after half of the epochs': DropSmall,
+             'mean of the weights of the last quarter': AverageWeights}
+BY_MEMBER = (1, 1, 2, 2, 4, 4, 8, 8)
+BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
+          '1 to 8 columns, by member': dict(**DEFAULTS, **start(BY_MEMBER, BY_MEMBER, 'feature')),
+          **{k: v for o in ([400, 200], [800, 400])
+             for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
+# The same steps, one parameter after the other
+OPTIMIZER = {"fastai's Adam": dict(opt_func=Adam, **DEFAULTS)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
 STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
-           "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3)}
+           "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3),
+           'beyond': (STEADY, BEYOND, 3), 'optimizer': (SOME, OPTIMIZER, 3)}
+BESIDE_DEFAULTS = 'beyond', 'optimizer'  # compared with the defaults
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -124,7 +141,9 @@ def fractions(learn, unit, first, later):
     fan_in = {n: l.weight.shape[-1] for n, l in list(find_linears(learn.model).items())[:-1]}
     name = next(iter(fan_in))
     if unit == 'feature': fan_in[name] = len(learn.model.column_groups)
-    def weight_p(k, n): return 0. if k is None or k >= n else 1-k/n
+    def weight_p(k, n):
+        if isinstance(k, tuple): return [weight_p(o, n) for o in k]
+        return 0. if k is None or k >= n else 1-k/n
     return {n: weight_p(first if n == name else later, o) for n, o in fan_in.items()}
 
 
@@ -138,9 +157,10 @@ def fit(name, arm, seed, folder):
     set_seed(seed, reproducible=True)
     dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
     epochs, scale_p = epochs*kwargs.pop('epochs', 1), kwargs.pop('scale_p', None)
+    cbs = [o() for o in kwargs.pop('cbs', ())]
     if 'start' in kwargs:
         kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
-        if not next(iter(kwargs['weight_p'].values())): kwargs['unit'] = 'weight'
+        if next(iter(kwargs['weight_p'].values())) == 0: kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
     learn = dropconnect_learner(dls, seed=seed_of_masks, **{'layers': [400, 200], 'emb_std': .01, **kwargs})
@@ -149,7 +169,7 @@ def fit(name, arm, seed, folder):
         with torch.no_grad():
             for n, p in few.items(): find_linears(learn.model)[n].weight.div_((1-p)**.5)
     begin = time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, wd=wd)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, wd=wd, cbs=cbs)
     seconds = time.perf_counter()-begin
     found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
     masks = learn.model.weight_masks
@@ -197,9 +217,10 @@ def interval(x):
 
 
 def reference_of(study, arm):
-    "The dense twin of an arm; among sizes, the net with few inputs that has the others; among embeddings, fastai's"
+    "What an arm is compared with: its dense twin, unless its study says otherwise"
     if study == 'sizes': return 'few inputs'
     if study == 'embeddings': return 'dense, layers=[200,100]'
+    if study in BESIDE_DEFAULTS: return 'larger embeddings'
     return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
 
 
@@ -211,13 +232,14 @@ def inputs_table(out):
              "mean over seeds with Student's 95% interval; bold where it excludes zero. Columns are those of the table, for "
              'the first layer; later layers start with two units. Layers have 400 and 200 units where nothing else is '
              'said, and embeddings of categories start with a standard deviation of 0.01, as in fastai. Sizes are compared '
-             "with few inputs in such layers, embeddings with a dense net in fastai's layers, all else with a dense net. "
+             "with few inputs in such layers, embeddings with a dense net in fastai's layers, what might come on top with "
+             "today's defaults (larger embeddings in fastai's layers), all else with a dense net. "
              'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
              '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
-        twins = study != 'embeddings'  # arms that are there to be compared with
+        twins = study != 'embeddings' and study not in BESIDE_DEFAULTS  # arms that are there to be compared with
         shown = [a for a in arms if not (twins and a.startswith('dense')) or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [
