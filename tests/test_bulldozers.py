@@ -153,13 +153,13 @@ def test_endless_field(tmp_path, sales):
 @pytest.mark.parametrize('row', [1, 6])
 def test_dates(tmp_path, sales, value, row):
     broken(tmp_path, with_cell(sales, row, 'saledate', value), f'row {row}: saledate {value or "nan"}',
-           'no date', 'month/day/year')
+           'is not a date', 'month/day/year')
 
 def test_day_first_is_no_date(tmp_path, sales):
     dates = pd.to_datetime(sales.saledate).dt.strftime('%d/%m/%Y')
     bad = dates[dates.str[:2].astype(int) > 12].index[0]
     assert bad > 0 or dates[0][:2] > '12'
-    broken(tmp_path, sales.assign(saledate=dates), f'saledate {dates[bad]}', 'no date')
+    broken(tmp_path, sales.assign(saledate=dates), f'saledate {dates[bad]}', 'is not a date')
 
 @pytest.mark.parametrize('value', [-1, 0, '', 'cheap', 'inf', '-inf'])
 def test_prices(tmp_path, sales, value):
@@ -170,7 +170,7 @@ def test_ids(tmp_path, sales):
     twice = with_cell(sales, 9, 'SalesID', sales.SalesID[2])
     broken(tmp_path, twice, f'row 9: SalesID {sales.SalesID[2]} was in row 3 already', 'delete one')
     for value in ('','x17'):
-        broken(tmp_path, with_cell(sales, 9, 'SalesID', value), f"row 9: SalesID {value or 'nan'}", 'no number')
+        broken(tmp_path, with_cell(sales, 9, 'SalesID', value), f"row 9: SalesID {value or 'nan'}", 'is not a number')
 
 def test_ids_across_parts(tmp_path, sales):
     two = with_cell(sales, 350, 'SalesID', sales.SalesID[7])
@@ -189,7 +189,7 @@ def test_ids_in_parts(tmp_path, sales, stem):
     lines = raws[stem].split(b'\r\n')
     lines[4] = b'x17' + lines[4][lines[4].index(b','):]
     raws[stem] = b'\r\n'.join(lines)
-    raises(ValueError, put(tmp_path, raws), f'{stem}.csv, row 4: SalesID x17', 'no number')
+    raises(ValueError, put(tmp_path, raws), f'{stem}.csv, row 4: SalesID x17', 'is not a number')
 
 # --- what can be read -----------------------------------------------------------------------------------------------
 

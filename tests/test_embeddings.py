@@ -17,7 +17,7 @@ from torch import nn
 from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, fast_dls,
                                  only_masks)
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.embeddings import ContEmbedding, TargetScale, bin_edges, get_cont_edges, get_y_scale
+from dropconnect_tab.embeddings import ContEmbedding, TargetScale, _check_target, bin_edges, get_cont_edges, get_y_scale
 from dropconnect_tab.members import loss_power
 
 
@@ -207,7 +207,7 @@ def test_the_gradient_is_the_true_one_in_evaluation():
     assert (x.grad == 5).all()
 
 
-@pytest.mark.parametrize('mean, std', [(0, 0), (0, -1), (float('nan'), 1), (0, float('inf')), ([0, 1], [1])])
+@pytest.mark.parametrize('mean, std', [(0, 0), (0, -1), (float('nan'), 1), (0, float('inf')), ([0, 1], [1]), ([0], [1, 1])])
 def test_bad_scales_are_named(mean, std):
     with pytest.raises(ValueError, match="y_scale="): TargetScale(mean, std)
 
@@ -532,6 +532,14 @@ def test_targets_that_float32_cannot_hold(far, match, tmp_path):
     for same in (.1, df.price+1e9):  # fastai makes float32 of them
         with pytest.warns(UserWarning, match="'price' is .* in all training rows"):
             dropconnect_learner(dls(df.assign(price=same)))
+
+
+def test_how_small_a_spread_float32_can_hold():
+    with pytest.warns(UserWarning, match="in all training rows"): _check_target('y', 1e9, 1e-4)
+    for std in (1e-2, 999):
+        with pytest.raises(ValueError, match="subtract 1e"): _check_target('y', 1e9, std)
+    _check_target('y', 1, 1e-6)
+    _check_target('y', 1e9, 1000)
 
 
 @pytest.mark.parametrize('name', ['c', 'n_inp', 'loss_func'])
