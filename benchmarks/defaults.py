@@ -66,13 +66,19 @@ def ablations(folders):
     return format_ranks(rank_methods(where, ['default', *PARTS])) if where else ''
 
 
+def ranks(folders):
+    "The errors of the arms on all tables, as Markdown; TabM and RealMLP where they ran"
+    every = list(folders.values())
+    authors = [o for o in AUTHORS if any(r['arm'] == o for f in every for r in read_runs(f))]
+    return format_ranks(rank_methods(every, [*ARMS, *authors]))
+
+
 def tables(folders):
     "Name → Markdown of the tables over all `folders`"
     every = list(folders.values())
     compared = [(o, ['fastai', 'blend', 'xgb', *more]) for o, more in (('default', ['default,weight_p=0']), (ONE_WORD, []))]
     single = [folders[o] for o in ABLATED if o in folders]
-    authors = [o for o in AUTHORS if any(r['arm'] == o for f in every for r in read_runs(f))]
-    return dict(ranks=format_ranks(rank_methods(every, [*ARMS, *authors])), ablation=ablations(folders),
+    return dict(ranks=ranks(folders), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
                 single=format_differences(single, SINGLE, ['fastai']))
 

@@ -136,14 +136,13 @@ def test_native_categories_are_where_they_favour_an_opponent(defaults):
     said, folders = defaults
     native = {(r['arm'], name) for name, o in folders.items() for r in read_runs(o) if r['params'].get('native')}
     assert native == {(arm, o) for arm, tables in said['NATIVE'].items() for o in tables
-                      if arm != 'blend'} - {('catboost', o) for o in ('bulldozers-2012', 'bulldozers-codes')}
+                      if arm != 'blend'}
 
 
 def test_tables_of_the_defaults_come_from_the_files(defaults):
     said, folders = defaults
-    made = format_ranks(rank_methods(list(folders.values()), said['ARMS']))
-    assert made + '\n' == (root/'results'/'defaults'/'ranks.md').read_text()
-    assert said['ablations'](folders) + '\n' == (root/'results'/'defaults'/'ablation.md').read_text()
+    for name, made in dict(ranks=said['ranks'](folders), ablation=said['ablations'](folders)).items():
+        assert made + '\n' == (root/'results'/'defaults'/f'{name}.md').read_text()
 
 
 def test_what_is_said_of_the_defaults(defaults):
@@ -173,6 +172,12 @@ def test_what_is_said_of_the_defaults(defaults):
     assert max(abs(higher[o]) for o in ('adult-official', 'bike-days', 'california-random')) < 1
     mask = 100*(mean[dense_small]/mean[small]-1)
     assert [round(mask[o], 1) for o in ('bulldozers-codes', 'bike-days')] == [3, 1.5]
+
+
+def test_the_tutorial_on_bulldozers_has_the_error_of_the_defaults(defaults):
+    _, folders = defaults
+    mean = rank_methods([folders['bulldozers-2012']], ['default']).loc['default'][:, 'mean'].item()
+    assert f'with an error of {mean:.4f}' in (root/'nbs'/'tutorials'/'bulldozers.ipynb').read_text()
 
 
 @pytest.mark.slow

@@ -54,8 +54,9 @@ class Table:
     @property
     def fingerprint(self) -> str:
         "Hash of the columns, their values and the split: the same for the same data"
-        names = [*self.cat_names, *self.cont_names, self.y_name]
-        h = hashlib.sha256(pd.util.hash_pandas_object(self.df[names], index=False).values.tobytes())
+        df = self.df[[*self.cat_names, *self.cont_names, self.y_name]]
+        df = df.astype({n:np.float32 for n in df.select_dtypes(np.floating)})  # processors differ in the digits behind
+        h = hashlib.sha256(pd.util.hash_pandas_object(df, index=False).values.tobytes())
         h.update(repr((list(self.cat_names), list(self.cont_names), self.y_name)).encode())
         for o in (self.train_idx, self.test_idx): h.update(np.asarray(o, dtype=np.int64).tobytes())
         return h.hexdigest()[:16]
