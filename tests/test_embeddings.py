@@ -357,8 +357,8 @@ def test_what_the_learner_is_told():
     config = dropconnect_config(y_scale=(5, 2))
     assert dropconnect_learner(dls, config=config).model.y_scale.mean.item() == 5 and config == dict(y_scale=(5, 2))
     with pytest.raises(ValueError, match="both say where"): dropconnect_learner(dls, y_scale=(5, 2), y_range=(0, 1))
-    for bad in (3, True, (1, 2, 3)):
-        with pytest.raises(ValueError, match="y_scale="): dropconnect_learner(dls, y_scale=bad)
+    for bad in (3, True, (1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match="give the target's"): dropconnect_learner(dls, y_scale=bad)
     with pytest.raises(ValueError, match="3 means, but the net has 1"): dropconnect_learner(dls, y_scale=([0]*3, [1]*3))
 
 

@@ -174,12 +174,6 @@ def test_what_is_said_of_the_defaults(defaults):
     assert [round(mask[o], 1) for o in ('bulldozers-codes', 'bike-days')] == [3, 1.5]
 
 
-def test_the_tutorial_on_bulldozers_has_the_error_of_the_defaults(defaults):
-    _, folders = defaults
-    mean = rank_methods([folders['bulldozers-2012']], ['default']).loc['default'][:, 'mean'].item()
-    assert f'with an error of {mean:.4f}' in (root/'nbs'/'tutorials'/'bulldozers.ipynb').read_text()
-
-
 @pytest.mark.slow
 def test_the_differences_come_from_the_files(defaults):
     said, folders = defaults
