@@ -325,6 +325,14 @@ def test_plot_arms_has_a_dot_for_each_seed_and_a_bar_at_the_mean(folder):
         assert dots.get_color() == ('tab:orange' if arm == 'good' else 'tab:blue')
 
 
+@pytest.mark.parametrize('arm, params, color', [
+    ('default', {}, 'orange'), ('default,weight_p=0', dict(weight_p=0), 'blue'), ('dense', {}, 'blue'),
+    ('trainable', dict(weight_p=None), 'orange'), ('trainable', dict(weight_p=.5), 'orange'), ('rf', {}, 'blue')])
+def test_arms_that_dropped_weights_are_orange(tmp_path, arm, params, color):
+    write_run(tmp_path, arm, 0, 1., params=params)
+    assert lines(plot_arms(read_results(tmp_path)))[0].get_color() == f'tab:{color}'
+
+
 @pytest.mark.parametrize('plot, key, arms', [(plot_curves, 'curve', ['dense', 'good']),
                                              (plot_regrowth, 'regrowth', ['good'])])
 def test_plots_over_epochs(folder, plot, key, arms):

@@ -155,7 +155,7 @@ def _figure(title, xlabel, ylabel, size=(7,4)):
 def _drops(run):
     "Were weights dropped in a run? Where it does not say, its arm does"
     recipe = METHODS.get(run['arm'].split(',')[0])
-    return bool({**(recipe.otherwise if recipe else {}), **run['params']}.get('weight_p'))
+    return {**(recipe.otherwise if recipe else {}), **run['params']}.get('weight_p', 0.) != 0  # None drops, too
 
 def plot_arms(
     results:list, # Results of runs
