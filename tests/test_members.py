@@ -1002,6 +1002,10 @@ def test_member_preds_with_a_loss_that_does_not_know_of_members(trained):
     assert close(quietly(other, 'member_preds'), quietly(learn, 'member_preds'))
 
 
+def test_one_net_has_no_member_to_take_out(dls):
+    with pytest.raises(ValueError, match='no members to take out'): dropconnect_learner(dls, members=1).model.member(0)
+
+
 def test_member_preds_of_one_net(dls):
     for learn in (dropconnect_learner(dls, members=1), tabular_learner(dls)):
         with pytest.raises(ValueError, match='the model is one net, and has no members: make it with members=8'):
