@@ -229,7 +229,7 @@ def inputs_table(out):
     found = by_seed(read_jsonl(out/'runs.jsonl'))
     lines = ['# What a unit should start with', '',
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
-             "mean over seeds with Student's 95% interval; bold where it excludes zero. Columns are those of the table, for "
+             "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. Columns are those of the table, for "
              'the first layer; later layers start with two units. Layers have 400 and 200 units where nothing else is '
              'said, and embeddings of categories start with a standard deviation of 0.01, as in fastai. Sizes are compared '
              "with few inputs in such layers, embeddings with a dense net in fastai's layers, what might come on top with "
