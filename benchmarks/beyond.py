@@ -47,7 +47,7 @@ class DropSmall(Halfway):
 
 class AverageWeights(Callback):
     "The net gets the mean of its weights over the last quarter of the steps (Izmailov et al., UAI 2018)"
-    run_valid = False
+    run_valid = False  # torch's `AveragedModel` cannot average the masks among the buffers of embeddings of numbers
 
     def before_fit(self): self.n_averaged, self.means = 0, {}
 

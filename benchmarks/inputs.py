@@ -130,7 +130,9 @@ STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': d
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
            "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3),
            'beyond': (STEADY, BEYOND, 3), 'optimizer': (SOME, OPTIMIZER, 3)}
-BESIDE_DEFAULTS = 'beyond', 'optimizer'  # compared with the defaults
+# Study → what its arms are compared with; else the dense twin of each
+REFERENCES = {'sizes': 'few inputs', 'embeddings': 'dense, layers=[200,100]',
+              **dict.fromkeys(('beyond', 'optimizer'), 'larger embeddings')}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -218,9 +220,7 @@ def interval(x):
 
 def reference_of(study, arm):
     "What an arm is compared with: its dense twin, unless its study says otherwise"
-    if study == 'sizes': return 'few inputs'
-    if study == 'embeddings': return 'dense, layers=[200,100]'
-    if study in BESIDE_DEFAULTS: return 'larger embeddings'
+    if study in REFERENCES: return REFERENCES[study]
     return f'dense, {arm}' if f'dense, {arm}' in ARMS else 'dense'
 
 
@@ -229,17 +229,17 @@ def inputs_table(out):
     found = by_seed(read_jsonl(out/'runs.jsonl'))
     lines = ['# What a unit should start with', '',
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
-             "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. Columns are those of the table, for "
-             'the first layer; later layers start with two units. Layers have 400 and 200 units where nothing else is '
-             'said, and embeddings of categories start with a standard deviation of 0.01, as in fastai. Sizes are compared '
-             "with few inputs in such layers, embeddings with a dense net in fastai's layers, what might come on top with "
+             "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
+             'Columns are those of the table, for the first layer; later layers start with two units. Layers have 400 '
+             'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation of '
+             "0.01, as in fastai. Sizes are compared with few inputs in such layers, embeddings with a dense net in fastai's layers, what might come on top with "
              "today's defaults (larger embeddings in fastai's layers), all else with a dense net. "
              'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
              '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
-        twins = study != 'embeddings' and study not in BESIDE_DEFAULTS  # arms that are there to be compared with
+        twins = study not in REFERENCES  # arms that are there to be compared with
         shown = [a for a in arms if not (twins and a.startswith('dense')) or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [

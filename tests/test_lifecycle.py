@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -172,15 +173,15 @@ def moves_nothing(f, learn):
 habits = {}
 
 
-def habit(f=None, starts=None, **variants):
+def habit(f=None, starts=MappingProxyType({}), **variants):
     """A row of the matrix; with `name=[...]` one row for each value
 
     Its mask should start once, but for what `starts` says of a column."""
     if f is None: return partial(habit, starts=starts, **variants)
-    if not variants: habits[f.__name__] = f, starts or {}
+    if not variants: habits[f.__name__] = f, starts
     for name, values in variants.items():
         for k, v in (values.items() if isinstance(values, dict) else zip(map(str, values), values)):
-            habits[f'{f.__name__}[{k}]'] = partial(f, **{name: v}), starts or {}
+            habits[f'{f.__name__}[{k}]'] = partial(f, **{name: v}), starts
     return f
 
 
