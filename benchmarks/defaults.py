@@ -76,7 +76,8 @@ def ranks(folders):
 def tables(folders):
     "Name → Markdown of the tables over all `folders`"
     every = list(folders.values())
-    compared = [(o, ['fastai', 'blend', 'xgb', *more]) for o, more in (('default', ['default,weight_p=0']), (ONE_WORD, []))]
+    beside = ['fastai', 'blend', 'xgb']
+    compared = [('default', [*beside, PARTS[0]]), ('default', ['catboost', *AUTHORS]), (ONE_WORD, beside)]
     single = [folders[o] for o in ABLATED if o in folders]
     return dict(ranks=ranks(folders), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
