@@ -167,7 +167,7 @@ def test_what_is_said_of_the_defaults(defaults):
              for l in blocks[1].splitlines()[2:]}
     catboost, tabm, realmlp = ({name: cells[o.name][i] for name, o in folders.items() if cells[o.name][i]}
                                for i in range(3))
-    assert clear(catboost) == {'bike', 'bulldozers-2012', 'bulldozers-codes', 'diabetes'} and 'adult' not in catboost
+    assert clear(catboost) == {'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes', 'diabetes'}
     assert tabm['bulldozers-codes'][0] == .3 and not clear(tabm)
     assert clear(realmlp) == {*said['ABLATED']} and all(-9.5 < realmlp[o][0] < -4.5 for o in said['ABLATED'])
     ranked = rank_methods(list(folders.values()), [*said['ARMS'], *said['AUTHORS']])
@@ -176,9 +176,8 @@ def test_what_is_said_of_the_defaults(defaults):
     def beaten_by(arm): return {o for o, more in over_default(arm).items() if more < 0}
     assert over_default('realmlp').notna().all() and not beaten_by('realmlp')
     assert beaten_by('catboost') == {'bike-days', 'adult-official', 'bulldozers-2012'}
-    assert round(over_default('catboost')['adult-official'], 1) == -1.1
     assert set(over_default('tabm').dropna().index) == {folders[o].name for o in (
-        'bulldozers-codes', 'diabetes', 'breast_cancer', 'wine')}
+        'bulldozers-codes', 'bulldozers-2012', 'diabetes', 'breast_cancer', 'wine')}
     parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
     mean = {arm: parts.loc[arm][:, 'mean'] for arm in parts.index}
     small, dense_small = ('default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0')
