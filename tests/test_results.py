@@ -150,9 +150,14 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
 def test_what_is_said_of_the_defaults(defaults):
     "The words of docs/when.md: shares of `default.md`, ranks of `ranks.md`, embeddings of `ablation.md`"
     said, folders = defaults
-    lines = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')[0].splitlines()[2:]
-    cells = {l.split('|')[1].strip(): [numbers(o)[0] for o in l.split('|')[3:7]] for l in lines}
-    fastai, blend, xgb, dense = ({name: cells[o.name][i] for name, o in folders.items()} for i in range(4))
+    def shares(block):
+        "For each column of differences: table → share and ends of its interval, where there is one"
+        cells = {l.split('|')[1].strip(): [numbers(o)[0] for o in l.split('|')[3:-1]] for l in block.splitlines()[2:]}
+        columns = zip(*(cells[o.name] for o in folders.values()))
+        return [{name: o for name, o in zip(folders, column) if o} for column in columns]
+    blocks = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')
+    (fastai, blend, xgb, dense), (catboost, tabm, realmlp) = (shares(o) for o in blocks[:2])
+    assert all(o.keys() == folders.keys() for o in (fastai, blend, xgb, dense, catboost, realmlp))
     def clear(o): return {k for k, (_, low, high) in o.items() if not low <= 0 <= high}
     assert max(o[0] for o in fastai.values()) < 0 and sum(o[0] <= -5 for o in fastai.values()) == 7
     assert clear(fastai) == {*said['TABLES']} - {'breast_cancer', 'wine'}
@@ -163,11 +168,6 @@ def test_what_is_said_of_the_defaults(defaults):
     assert blend['bulldozers-2012'][0] == 4.5 and all(blend[k][0] < 0 for k in clear(blend) - {'bulldozers-2012'})
     assert clear(xgb) == {'bulldozers-codes', 'diabetes', 'breast_cancer', 'adult'} and xgb['adult'][0] == 1.3
     assert not clear(dense) and dense['california'] == [-.5, -1, 0] and dense['bulldozers-codes'][0] == .6
-    blocks = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')
-    cells = {l.split('|')[1].strip(): [(numbers(o) or [[]])[0] for o in l.split('|')[3:6]]
-             for l in blocks[1].splitlines()[2:]}
-    catboost, tabm, realmlp = ({name: cells[o.name][i] for name, o in folders.items() if cells[o.name][i]}
-                               for i in range(3))
     assert clear(catboost) == {'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes', 'diabetes'}
     assert clear(tabm) == {'bike'} and tabm['bike'][0] == 3 and tabm['bulldozers-codes'][0] == .3
     assert clear(realmlp) == {*said['ABLATED']} and all(-9.5 < realmlp[o][0] < -4.5 for o in said['ABLATED'])
@@ -176,7 +176,9 @@ def test_what_is_said_of_the_defaults(defaults):
     def over_default(arm): return 100*(ranked.loc[arm][:, 'mean']/ranked.loc['default'][:, 'mean']-1)
     def beaten_by(arm): return {o for o, more in over_default(arm).items() if more < 0}
     assert over_default('realmlp').notna().all() and not beaten_by('realmlp')
+    assert round(over_default('realmlp')['bulldozers-codes']) == 8
     assert beaten_by('catboost') == {'bike-days', 'adult-official', 'bulldozers-2012'}
+    assert beaten_by('tabm') == {'bike-days', 'bulldozers-codes', 'wine-random'}
     assert set(over_default('tabm').dropna().index) == {folders[o].name for o in (
         'bulldozers-codes', 'bulldozers-2012', 'bike', 'diabetes', 'breast_cancer', 'wine')}
     parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
