@@ -39,8 +39,8 @@ ONE_WORD = 'default,loader=fastai'
 # A single net with a mask and nothing else, beside fastai's at the same cost
 SINGLE = 'trainable,layers=(200,100)'
 # What is taken away, and where
-PARTS = ['default,weight_p=0', 'default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0', 'default,members=1',
-         'default,n_bins=0']
+PARTS = ['default,weight_p=0', 'default,own_embeds=False', 'default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0',
+         'default,members=1', 'default,n_bins=0']
 ABLATED = ['california', 'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes']
 
 

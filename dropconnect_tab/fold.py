@@ -14,7 +14,7 @@ from fastai.tabular.model import TabularModel
 from torch import nn
 
 from .embeddings import TargetScale
-from .layers import DropConnectLinear, FrozenLinear, MemberLayers, MemberLinear
+from .layers import DropConnectLinear, FrozenLinear, MemberEmbedding, MemberLayers, MemberLinear
 from .members import average_members
 from .model import DropConnectTabularModel
 
@@ -71,9 +71,11 @@ class _MemberMaps(nn.Module):
 
 # %% ../nbs/13_fold.ipynb #b2f1d4e9
 def _of_categories(embeds, weight):
-    "Lines of the categories of each column, (categories, units); `weight` is (units, widths of all embeddings)"
-    parts = weight.split([e.embedding_dim for e in embeds], 1) if len(embeds) else ()
-    return [e.weight.double() @ w.T for e,w in zip(embeds, parts)]
+    "Lines of the categories of each column, (categories, units of all); `weight` is (members, units, widths of all)"
+    parts = weight.split([e.embedding_dim for e in embeds], -1) if len(embeds) else ()
+    # (categories, members or 1, width) · (members, units, width)
+    return [torch.einsum('cmw,muw->cmu', e.weight.double().view(len(e.weight), -1, e.embedding_dim), w).flatten(1)
+            for e,w in zip(embeds, parts)]
 
 def _of_bins(emb, weight):
     "Left edges, (columns, bins), lines there and slopes, (columns, bins, units); `weight` is (units, columns, width)"
@@ -89,10 +91,11 @@ def _of_bins(emb, weight):
 # %% ../nbs/13_fold.ipynb #b2f1d4ea
 class _LookUp(nn.Module):
     "A first linear layer behind embeddings: codes and numbers → (rows, units of all members)"
-    def __init__(self, model, weight, bias): # (units, inputs), (units,)
+    def __init__(self, model, weight, bias): # (members, units, inputs), (members, units)
         super().__init__()
         emb,n_emb,n_cont = getattr(model, 'cont_embed', None),model.n_emb,model.n_cont
-        lines = _of_categories(model.embeds, weight[:,:n_emb])
+        lines = _of_categories(model.embeds, weight[...,:n_emb])
+        weight = weight.flatten(0,1)
         self.register_buffer('starts', torch.tensor([0,*(len(o) for o in lines)]).cumsum(0))
         of_numbers = weight[:,n_emb:].unflatten(1, (n_cont,-1)) if n_cont else weight[:,:0,None]
         self.has_bins = emb is not None
@@ -103,7 +106,7 @@ class _LookUp(nn.Module):
             self.register_buffer('first_bins', torch.arange(n_cont)*lefts.shape[1])
         self.register_buffer('table', torch.cat(lines) if lines else None)
         self.register_buffer('weight', of_numbers[...,0].contiguous())
-        self.register_buffer('bias', bias)
+        self.register_buffer('bias', bias.flatten())
         self.sum_lines = F.embedding_bag
 
     def _bins(self, x):
@@ -128,7 +131,8 @@ def _check_kind(model, n_codes):
     "Raise `_CannotFold` for a model of another class, or one that does more; and where a code may be of no category"
     if type(model) not in (TabularModel, DropConnectTabularModel): raise _CannotFold
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()): raise _CannotFold
-    if any(type(e) not in (Embedding, nn.Embedding) or e.max_norm for e in model.embeds): raise _CannotFold
+    known = Embedding,nn.Embedding,MemberEmbedding
+    if any(type(e) not in known or e.max_norm for e in model.embeds): raise _CannotFold
     if any(n is None or n > e.num_embeddings for n,e in zip(n_codes, model.embeds)): raise _CannotFold
 
 class FoldedNet(nn.Module):
@@ -150,7 +154,7 @@ class FoldedNet(nn.Module):
         (weight,bias),*rest = _fold_layers(layers, k, scale, shift)
         if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_TABLE: raise _CannotFold
         self.members = k
-        self.first = _LookUp(model, weight.flatten(0,1), bias.flatten())
+        self.first = _LookUp(model, weight, bias)
         self.rest = nn.Sequential(*(_MemberMaps(*o) if isinstance(o, tuple) else o for o in rest))
         self.to(next(model.layers.parameters()).dtype).eval()
 

@@ -33,8 +33,9 @@ def _emb_std(emb_szs, n_rows):
 def _defaults(n_rows, n_cont, emb_szs):
     "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
-    # 16 times their count
-    return dict(members=8, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
+    # 16 times their count; where categories are, not with 8 times theirs
+    own_embeds = sum(n*width for n,width in emb_szs) < 2_000_000
+    return dict(members=8, own_embeds=own_embeds, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
                 emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _merge(*settings):
@@ -97,7 +98,8 @@ def dropconnect_learner(
     unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
-    members:int=None, # Nets over the same embeddings, each with its own weights and masks, that vote; None: 8
+    members:int=None, # Nets, each with its own weights and masks, that vote; None: 8
+    own_embeds:bool=None, # Have members embeddings of categories of their own? None: if one's have under 2 million numbers
     emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
@@ -108,7 +110,7 @@ def dropconnect_learner(
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     overrides = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
-                     members=members, emb_std=emb_std, y_scale=y_scale, ps=ps)
+                     members=members, own_embeds=own_embeds, emb_std=emb_std, y_scale=y_scale, ps=ps)
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
     _check_names(dls, dict(c=n_out, loss_func=loss_func))
     _check_numbers(to)

@@ -17,7 +17,7 @@ from torch import nn
 
 from .checks import check_choice, check_mask, check_whole
 from .masks import WeightMasks, default_weight_p, member_ps
-from .layers import MemberLayers, freeze_masks, resample_masks
+from .layers import MemberEmbedding, MemberLayers, freeze_masks, resample_masks
 from .members import AVERAGES, average_members, for_member_loss
 from .embeddings import ContEmbedding, TargetScale
 
@@ -78,7 +78,8 @@ class DropConnectTabularModel(TabularModel):
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
-        members:int=1, # Number of nets over the same embeddings, each with its own weights and masks, that vote
+        members:int=1, # Number of nets, each with its own weights and masks, that vote
+        own_embeds:bool=False, # Have members embeddings of categories of their own? False: one for all
         average:str='mean', # Vote: 'mean' of outputs; 'softmax', 'sigmoid': log, logit of the mean probability
         emb_std=None, # Standard deviation that embeddings start with: number, or one each; None: fastai's, 0.01
         cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
@@ -94,6 +95,8 @@ class DropConnectTabularModel(TabularModel):
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_embed,self.y_scale = n_cont,cont_embed,y_scale
+        self.own_embeds = bool(own_embeds and members > 1 and emb_szs)
+        if self.own_embeds: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
         for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
@@ -113,17 +116,23 @@ def column_groups(self:DropConnectTabularModel) -> list:
 
 @patch
 def _columns(self:DropConnectTabularModel, x_cat, x_cont):
-    "What enters the first layer, where continuous columns are embedded"
-    x = [torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], 1)] if self.n_emb else []
-    number = x_cont if self.bn_cont is None else self.bn_cont(x_cont)
-    # Inputs × rows in memory, as members take them
-    cont = torch.cat([number.T[:,None], self.cont_embed(x_cont).permute(1,2,0)], 1)
-    return torch.cat([*(self.emb_drop(o).T for o in x), cont.flatten(0,1)]).T
+    "What enters the first layer: (rows, inputs), or (rows, members, inputs) if members have embeddings of their own"
+    k,columns = self.members if self.own_embeds else 1,[]
+    # Inputs × rows in memory, as members take them: (members or 1, inputs, rows)
+    if self.n_emb:
+        cats = torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], -1)
+        columns.append(self.emb_drop(cats).view(len(x_cat), k, -1).permute(1,2,0))
+    if self.n_cont:
+        conts = (x_cont if self.bn_cont is None else self.bn_cont(x_cont)).T[:,None]
+        if self.cont_embed: conts = torch.cat([conts, self.cont_embed(x_cont).permute(1,2,0)], 1)
+        columns.append(conts.flatten(0,1).expand(k, -1, -1))
+    res = torch.cat(columns, 1).permute(2,0,1)
+    return res if self.own_embeds else res.squeeze(1)
 
 @patch
 def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
-    if self.cont_embed is None: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
-    else: res = self.layers(self._columns(x_cat, x_cont))
+    if self.cont_embed or self.own_embeds: res = self.layers(self._columns(x_cat, x_cont))
+    else: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
     if self.y_scale is not None: res = self.y_scale(res)
     if self.members == 1 or not self.average: return res
     return for_member_loss(res) if self.training else average_members(res, self.average)
@@ -133,10 +142,11 @@ def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
 def member(self:DropConnectTabularModel,
     i:int, # Position of the member
 ): # `DropConnectTabularModel`
-    "One net with the embeddings of all, and the weights, statistics and masks of member `i`: a copy"
+    "One net with the weights, statistics, masks and embeddings of member `i`: a copy"
     if self.members == 1: raise ValueError("the model is one net, and has no members to take out")
     net,masks = copy.deepcopy(self),self.weight_masks
     net.layers,net.members = self.layers.member(i),1
+    if self.own_embeds: net.embeds,net.own_embeds = nn.ModuleList([e.member(i) for e in self.embeds]),False
     ps = {n:member_ps(p, self.members)[i] for n,p in masks.weight_p.items()}
     unit = masks.unit if all(ps.get(n) for n in masks.groups) else 'weight'  # may drop no column of the table
     net.weight_masks = WeightMasks(net, ps or 0., unit=unit, rescale=masks.rescale)

@@ -402,7 +402,7 @@ def test_learner_arguments_reach_the_model(dls):
 
 
 def test_signatures_are_fastais_plus_ours():
-    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'emb_std', 'y_scale'}
+    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'own_embeds', 'emb_std', 'y_scale'}
     for a, b, ours, other in (
             (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr', 'opt_func'}),
             (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
@@ -424,6 +424,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
     assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
+    assert says.pop('own_embeds') == "if one's have under 2 million numbers" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
     assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
