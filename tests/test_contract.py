@@ -438,6 +438,14 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
 
+def test_embeddings_that_would_be_large_are_shared(dls):
+    def own(width, **kwargs): return dropconnect_learner(dls, layers=[10], emb_szs={'shop': width}, **kwargs).model.own_embeds
+    n = len(dls.train_ds.classes['shop'])
+    assert own(1_900_000//n) and not own(2_100_000//n)
+    assert own(2_100_000//n, own_embeds=True) and not own(3, own_embeds=False)
+    assert not own(3, config=dict(own_embeds=False)) and own(3, config=dict(own_embeds=False), own_embeds=True)
+
+
 def test_no_whole_batch_is_an_error(tmp_path):
     "fastai's loaders drop what is left of an epoch: with fewer rows than a batch has, nothing is learned"
     with pytest.raises(ValueError, match="bs=256, and 80 training rows: too few for one whole batch"):

@@ -51,10 +51,13 @@ def lived(**kwargs):
     return model
 
 
-def part(t, like, i): return t if t.shape == like.shape else t.reshape(K, -1)[i].view_as(like)
+def part(t, like, i, name):
+    "What of a parameter or statistic is member `i`'s"
+    if t.shape == like.shape: return t
+    return t[:, i] if name.startswith('embeds') else t.reshape(K, -1)[i].view_as(like)
 
 
-def state_of(model, i, one): return {n: part(model.state_dict()[n], t, i) for n, t in one.state_dict().items()}
+def state_of(model, i, one): return {n: part(model.state_dict()[n], t, i, n) for n, t in one.state_dict().items()}
 
 
 def alone(model, i, **kwargs):
@@ -90,8 +93,13 @@ drawn_once = {
     'use_bn=False, lin_first=False': dict(use_bn=False, lin_first=False), 'bn_cont=False': dict(bn_cont=False),
     'bn_final': dict(bn_final=True), 'bn_final, lin_first=False': dict(bn_final=True, lin_first=False),
     'y_range': dict(y_range=(-2, 3)), 'no hidden layer': dict(layers=[], weight_p=0), 'three outputs': dict(n_out=3),
-    'three outputs, bn_final': dict(n_out=3, bn_final=True), 'another activation': dict(act_cls=nn.Mish())}
-resampled = {'resampled': dict(mask='resampled'), 'resampled, own rates': dict(mask='resampled', weight_p=rates)}
+    'three outputs, bn_final': dict(n_out=3, bn_final=True), 'another activation': dict(act_cls=nn.Mish()),
+    'own embeddings': dict(own_embeds=True), 'own embeddings, frozen': dict(own_embeds=True, mask='frozen'),
+    'own embeddings, lin_first=False': dict(own_embeds=True, lin_first=False),
+    'own embeddings, bn_cont=False': dict(own_embeds=True, bn_cont=False),
+    'own embeddings, embedded numbers': dict(own_embeds=True, cont_edges=[torch.tensor([-1., 0., 2.])]*2)}
+resampled = {'resampled': dict(mask='resampled'), 'resampled, own rates': dict(mask='resampled', weight_p=rates),
+             'resampled, own embeddings': dict(mask='resampled', own_embeds=True)}
 single_nets = pytest.mark.parametrize('take', [alone, lambda model, i, **kwargs: model.member(i)],
                                       ids=['by hand', 'member'])
 
@@ -130,8 +138,8 @@ def test_gradients_are_those_of_each_net_over_the_number_of_nets(kind):
     for one in ones: F.mse_loss(one(*x), y).backward()
     for n, p in model.named_parameters():
         own = [dict(one.named_parameters())[n].grad for one in ones]
-        if n.startswith('layers'): assert all(close(K*part(p.grad, o, i), o, 1e-9) for i, o in enumerate(own)), n
-        else: assert close(p.grad, torch.stack(own).mean(0), 1e-9), n
+        if p.grad.shape == own[0].shape: assert close(p.grad, torch.stack(own).mean(0), 1e-9), n
+        else: assert all(close(K*part(p.grad, o, i, n), o, 1e-9) for i, o in enumerate(own)), n
 
 
 @single_nets
@@ -171,19 +179,52 @@ def test_each_member_has_dropout_of_its_own_behind_shared_embeddings(lin_first, 
     assert close(several, several[:, :1].expand_as(several)) == alike
 
 
+@pytest.mark.parametrize('settings', [{}, dict(embed_p=.5)], ids=str)
+def test_each_member_has_embeddings_of_its_own(settings):
+    "With the same weights behind them, members differ, and by the dropout of their embeddings alone"
+    model = make(weight_p=0, own_embeds=True, **settings)
+    with torch.no_grad():
+        for l in find_linears(model).values():
+            for p in l.parameters(): p.copy_(p[:1].expand_as(p))
+        assert outputs(model.eval(), batch()).std(1).min() > 0
+        for e in model.embeds: e.weight.copy_(e.weight[:, :1].expand_as(e.weight))
+    several = outputs(model.train(), batch())
+    assert close(several, several[:, :1].expand_as(several)) == (not settings)
+
+
+def test_own_embeddings_start_like_shared_ones():
+    for emb_std in (None, .3, [.1, .5]):
+        torch.manual_seed(0)
+        own, shared = (DropConnectTabularModel([(500, 4), (300, 7)], 2, 1, layers, members=K, emb_std=emb_std, own_embeds=o)
+                       for o in (True, False))
+        for a, b in zip(own.embeds, shared.embeds):
+            a, b = a.weight.detach(), b.weight.detach()
+            assert a.shape == (len(b), K, b.shape[1]) and a.std().item() == pytest.approx(b.std().item(), rel=.1)
+            assert a.abs().max().item() == pytest.approx(b.abs().max().item(), rel=.1)  # no outliers, in either
+            assert a.std(1).min() > 0
+
+
+def test_what_is_alone_has_nothing_of_its_own():
+    plain = TabularModel(emb_szs, 2, 1, layers).state_dict()
+    one, numbers = make(members=1, own_embeds=True), DropConnectTabularModel([], 2, 1, layers, members=K, own_embeds=True)
+    assert not one.own_embeds and not numbers.own_embeds
+    assert {n: t.shape for n, t in one.state_dict().items()} == {n: t.shape for n, t in plain.items()}
+
+
+@pytest.mark.parametrize('own_embeds', [False, True])
 @pytest.mark.parametrize('sizes', [dict(emb_szs=[]), dict(n_cont=0)], ids=str)
-def test_tables_of_one_kind_of_columns(sizes):
+def test_tables_of_one_kind_of_columns(sizes, own_embeds):
     sizes = {'emb_szs': emb_szs, 'n_cont': 2, **sizes}
-    model = DropConnectTabularModel(*sizes.values(), 1, layers, members=K).eval()
+    model = DropConnectTabularModel(*sizes.values(), 1, layers, members=K, own_embeds=own_embeds).eval()
     assert close(model(*batch()), torch.stack([model.member(i)(*batch()) for i in range(K)]).mean(0))
 
 
 def test_a_member_is_a_copy():
-    model = make(mask='frozen')
-    before, one = weights(model), model.member(1)
+    model = make(mask='frozen', own_embeds=True)
+    before, one = [o.clone() for o in model.state_dict().values()], model.member(1)
     with torch.no_grad():
         for p in one.parameters(): p.fill_(1.)
-    assert same(before, weights(model)) and model.members == K and one.members == 1
+    assert all(p.requires_grad for p in one.parameters()) and same(before, model.state_dict().values()) and model.members == K and one.members == 1
     assert one.weight_masks.members == 1 and one.weight_masks.mask == 'frozen'
 
 
