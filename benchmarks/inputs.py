@@ -1,9 +1,11 @@
 """What a unit should start with: error against the number of its inputs, on slices of training rows of eight tables.
 
-Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for two things that were its defaults once:
-layers of 400 and 200 units, and embeddings of categories that start as small as fastai's; `weight_p=0` is its dense twin.
-A study is a group of arms on some tables. A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the
-pictures to OUT/inputs.png and OUT/embeddings.png. What is there is not repeated.
+Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for three things that were its defaults
+once: layers of 400 and 200 units, and embeddings of categories that start as small as fastai's and are the same for all
+members; `weight_p=0` is its dense twin. A study is a group of arms on some tables.
+
+A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the pictures to OUT/inputs.png and
+OUT/embeddings.png. What is there is not repeated.
 
     python benchmarks/inputs.py FOLDER --out results/inputs --jobs 2
 
@@ -77,6 +79,7 @@ def start(first, later, unit='weight'):
     return dict(start=(first, later), unit=unit)
 
 
+ONCE = dict(layers=[400, 200], emb_std=.01, own_embeds=False)  # the defaults that once were
 DENSE = dict(weight_p=0.)
 RULE = {}
 INPUTS = {f'{k} inputs': start(k, k) for k in (1, 2, 4, 8, 16, 64)}
@@ -122,6 +125,9 @@ BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
           **{k: v for o in ([400, 200], [800, 400])
              for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
 # The same steps, one parameter after the other
+# Members with embeddings of categories of their own
+OWN = {'own embeddings': dict(own_embeds=True, **DEFAULTS),
+       'own embeddings, dense': dict(own_embeds=True, **DEFAULTS, **DENSE)}
 OPTIMIZER = {"fastai's Adam": dict(opt_func=Adam, **DEFAULTS)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
@@ -129,10 +135,10 @@ STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': d
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
            "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3),
-           'beyond': (STEADY, BEYOND, 3), 'optimizer': (SOME, OPTIMIZER, 3)}
+           'beyond': (STEADY, BEYOND, 3), 'own embeddings': (STEADY, OWN, 3), 'optimizer': (SOME, OPTIMIZER, 3)}
 # Study → what its arms are compared with; else the dense twin of each
 REFERENCES = {'sizes': 'few inputs', 'embeddings': 'dense, layers=[200,100]',
-              **dict.fromkeys(('beyond', 'optimizer'), 'larger embeddings')}
+              **dict.fromkeys(('beyond', 'own embeddings', 'optimizer'), 'larger embeddings')}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -165,7 +171,7 @@ def fit(name, arm, seed, folder):
         if next(iter(kwargs['weight_p'].values())) == 0: kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
-    learn = dropconnect_learner(dls, seed=seed_of_masks, **{'layers': [400, 200], 'emb_std': .01, **kwargs})
+    learn = dropconnect_learner(dls, seed=seed_of_masks, **{**ONCE, **kwargs})
     if scale_p:
         few = dropconnect_learner(dls).model.weight_masks.weight_p
         with torch.no_grad():
@@ -232,9 +238,9 @@ def inputs_table(out):
              "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
              'Columns are those of the table, for the first layer; later layers start with two units. Layers have 400 '
              'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation of '
-             "0.01, as in fastai. Sizes are compared with few inputs in such layers, embeddings with a dense net in "
-             "fastai's layers, what might come on top with "
-             "today's defaults (larger embeddings in fastai's layers), all else with a dense net. "
+             "0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such layers, embeddings with a dense net in "
+             "fastai's layers, what might come on top and embeddings of members' own with larger embeddings "
+             "in fastai's layers, all else with a dense net. "
              'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
              '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():

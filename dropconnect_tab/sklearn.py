@@ -117,7 +117,7 @@ class _DropConnectEstimator(BaseEstimator):
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (each step)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
-        members:int=8, # Nets over the same embeddings, each with its own weights and masks, that vote
+        members:int=8, # Nets, each with its own weights, masks and embeddings of categories, that vote
         layers:list=None, # Sizes of hidden layers; None: [200,100]
         emb_std=None, # Standard deviation that embeddings of categories start with; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings

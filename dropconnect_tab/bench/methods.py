@@ -116,7 +116,7 @@ def fit_net(
     set_seed(seed, reproducible=True)
     config = dropconnect_config(ps=ps, embed_p=embed_p)
     drawn_once = {} if mask=='resampled' else dict(seed=seed, unit=unit)
-    plain = dict(n_bins=0, emb_std=emb_std, y_scale=False)
+    plain = dict(n_bins=0, emb_std=emb_std, own_embeds=False, y_scale=False)
     learn = dropconnect_learner(table_dls(table, bs, device, loader), layers=list(layers), config=config,
                                 weight_p=weight_p, mask=mask, members=members, **drawn_once, **plain, **_task(table))
     with torch.no_grad():
