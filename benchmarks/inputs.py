@@ -124,9 +124,9 @@ BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
           '1 to 8 columns, by member': dict(**DEFAULTS, **start(BY_MEMBER, BY_MEMBER, 'feature')),
           **{k: v for o in ([400, 200], [800, 400])
              for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
-# The same steps, one parameter after the other
 # Members with embeddings of categories of their own
 OWN = {'own embeddings': dict(own_embeds=True, **DEFAULTS)}
+# The same steps, one parameter after the other
 OPTIMIZER = {"fastai's Adam": dict(opt_func=Adam, **DEFAULTS)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
