@@ -77,7 +77,7 @@ def tables(folders):
     "Name → Markdown of the tables over all `folders`"
     every = list(folders.values())
     beside = ['fastai', 'blend', 'xgb']
-    compared = [('default', [*beside, PARTS[0]]), ('default', ['catboost', *AUTHORS]), (ONE_WORD, beside)]
+    compared = [('default', [*beside, *PARTS[:2]]), ('default', ['catboost', *AUTHORS]), (ONE_WORD, beside)]
     single = [folders[o] for o in ABLATED if o in folders]
     return dict(ranks=ranks(folders), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
