@@ -42,7 +42,7 @@ def main():
     args = p.parse_args()
     for name in ('california', 'adult'):
         table = few(load_table(name, args.folder), args.rows, args.rows)
-        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, jobs=args.jobs)
+        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
         print(report(table_folder(args.out, table.name, table.split)), '\n')
 
 
