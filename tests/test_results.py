@@ -156,45 +156,54 @@ def test_what_is_said_of_the_defaults(defaults):
         columns = zip(*(cells[o.name] for o in folders.values()))
         return [{name: o for name, o in zip(folders, column) if o} for column in columns]
     blocks = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')
-    (fastai, blend, xgb, dense), (catboost, tabm, realmlp) = (shares(o) for o in blocks[:2])
+    (fastai, blend, xgb, dense, shared), (catboost, tabm, realmlp) = (shares(o) for o in blocks[:2])
     assert all(o.keys() == folders.keys() for o in (fastai, blend, xgb, dense, catboost, realmlp))
     def clear(o): return {k for k, (_, low, high) in o.items() if not low <= 0 <= high}
-    assert max(o[0] for o in fastai.values()) < 0 and sum(o[0] <= -5 for o in fastai.values()) == 7
+    assert max(o[0] for o in fastai.values()) == -4.5 and sum(o[0] <= -5 for o in fastai.values()) == 7
     assert clear(fastai) == {*said['TABLES']} - {'breast_cancer', 'wine'}
     assert {k: round(-fastai[k][0]) for k in ('diabetes', 'california', 'adult', 'breast_cancer')} == dict(
-        diabetes=15, california=13, adult=11, breast_cancer=19)
-    assert [fastai[k][0] for k in ('bulldozers-codes', 'bulldozers-2012', 'bike')] == [-8.5, -5.4, -3.2]
-    assert clear(blend) == {'california', 'adult', 'diabetes', 'bulldozers-codes', 'bulldozers-2012'}
-    assert blend['bulldozers-2012'][0] == 4.5 and all(blend[k][0] < 0 for k in clear(blend) - {'bulldozers-2012'})
-    assert clear(xgb) == {'bulldozers-codes', 'diabetes', 'breast_cancer', 'adult'} and xgb['adult'][0] == 1.3
-    assert not clear(dense) and dense['california'] == [-.5, -1, 0] and dense['bulldozers-codes'][0] == .6
-    assert clear(catboost) == {'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes', 'diabetes'}
-    assert clear(tabm) == {'bike'} and tabm['bike'][0] == 3 and tabm['bulldozers-codes'][0] == .3
-    assert clear(realmlp) == {*said['ABLATED']} and all(-9.5 < realmlp[o][0] < -4.5 for o in said['ABLATED'])
+        diabetes=15, california=13, adult=11, breast_cancer=18)
+    assert [fastai[k][0] for k in ('bulldozers-codes', 'bulldozers-2012', 'bike')] == [-10.4, -7.8, -4.5]
+    assert clear(blend) == {'california', 'bike', 'adult', 'diabetes', 'bulldozers-codes'}
+    assert all(blend[k][0] < 0 for k in clear(blend))
+    assert clear(xgb) == {'bulldozers-codes', 'diabetes', 'breast_cancer', 'adult'} and xgb['adult'][0] == .9
+    assert clear(dense) == {'bulldozers-codes'} and dense['bulldozers-codes'][:2] == [.8, .1]
+    assert shared.keys() == {*said['ABLATED']} and clear(shared) == {'adult', 'bulldozers-codes', 'bulldozers-2012'}
+    assert clear(catboost) == {'bike', 'adult', 'bulldozers-codes', 'diabetes'}
+    assert [catboost[k][0] for k in ('bike', 'adult')] == [2.9, .7]
+    assert clear(tabm) == {'bike', 'bulldozers-codes', 'bulldozers-2012'}
+    assert [tabm[k][0] for k in ('bike', 'bulldozers-codes', 'bulldozers-2012')] == [3.9, -1.6, -6.1]
+    assert clear(realmlp) == {*said['ABLATED']} and all(-12.5 < realmlp[o][0] < -4 for o in said['ABLATED'])
     ranked = rank_methods(list(folders.values()), [*said['ARMS'], *said['AUTHORS']])
     assert ranked.index[0] == 'default' and len(ranked) == 9
     def over_default(arm): return 100*(ranked.loc[arm][:, 'mean']/ranked.loc['default'][:, 'mean']-1)
     def beaten_by(arm): return {o for o, more in over_default(arm).items() if more < 0}
     assert over_default('realmlp').notna().all() and not beaten_by('realmlp')
-    assert round(over_default('realmlp')['bulldozers-codes']) == 8
+    assert round(over_default('realmlp')['bulldozers-codes']) == 10
     assert beaten_by('catboost') == {'bike-days', 'adult-official', 'bulldozers-2012'}
-    assert beaten_by('tabm') == {'bike-days', 'bulldozers-codes', 'wine-random'}
+    assert beaten_by('tabm') == {'bike-days', 'wine-random'}
     assert set(over_default('tabm').dropna().index) == {folders[o].name for o in (
         'bulldozers-codes', 'bulldozers-2012', 'bike', 'diabetes', 'breast_cancer', 'wine')}
     parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
     mean = {arm: parts.loc[arm][:, 'mean'] for arm in parts.index}
-    small, dense_small = ('default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0')
-    higher = 100*(mean[small]/mean['default']-1)
-    assert [round(higher[o], 1) for o in ('bulldozers-2012', 'bulldozers-codes')] == [4.9, 1.6]
-    lower = 100*(mean['default']/mean[small]-1)
-    assert [round(lower[o], 1) for o in ('bulldozers-2012', 'bulldozers-codes')] == [-4.7, -1.6]
-    assert max(abs(higher[o]) for o in ('adult-official', 'bike-days', 'california-random')) < 1
-    without = {o: 100*(mean[f'default,{o}']/mean['default']-1) for o in ('n_bins=0', 'members=1')}
-    assert [round(without['n_bins=0'][o]) for o in ('california-random', 'adult-official', 'bike-days')] == [12, 11, 3]
-    assert [round(without['members=1'][o]) for o in ('bulldozers-codes', 'california-random')] == [8, 2]
-    assert max(without['members=1'][o] for o in ('adult-official', 'bike-days', 'bulldozers-2012')) < .5
-    mask = 100*(mean[dense_small]/mean[small]-1)
-    assert [round(mask[o], 1) for o in ('bulldozers-codes', 'bike-days')] == [3, 1.5]
+    def without(arm): return 100*(mean[f'default,{arm}']/mean['default']-1)
+    def are(changes, digits, **percent):
+        "Is each change, rounded, what is said?"
+        found = {t.removeprefix('bulldozers-').split('-')[0]: o for t, o in changes.items()}
+        return {t: round(found[t], digits) for t in percent} == percent
+    small, embedded = without('emb_std=0.01'), without('n_bins=0')
+    assert are(small, 1, **{'2012': 6., 'codes': 1.}) and max(
+        abs(small[o]) for o in ('adult-official', 'california-random')) < .5
+    assert are(embedded, 0, california=12, adult=11) and embedded['bike-days'] > 3
+    single = without('members=1')
+    assert are(single, 0, **{'codes': 10, '2012': 3}) and all(1 < single[o] < 2 for o in ('california-random', 'bike-days'))
+    own = without('own_embeds=False')
+    assert are(own, 1, **{'codes': 2.1, '2012': 2.6, 'bike': 1.4}) and max(
+        abs(own[o]) for o in ('adult-official', 'california-random')) < .5
+    lower = 100*(mean['default']/mean['default,emb_std=0.01']-1)
+    assert are(lower, 1, **{'2012': -5.6, 'codes': -1.})
+    mask = 100*(mean['default,emb_std=0.01,weight_p=0']/mean['default,emb_std=0.01']-1)
+    assert are(mask, 1, codes=4.1) and max(abs(o) for t, o in mask.items() if t != 'bulldozers-codes') < .5
 
 
 @pytest.mark.slow
@@ -258,6 +267,17 @@ def test_what_is_said_of_larger_embeddings(said_by):
         assert all(o.mean() < 0 for t, o in larger.items() if not t.endswith('-crossed'))
         assert clear(larger) == {'bulldozers-codes', 'bulldozers-2012', 'bike'}
     assert not clear(changes('larger embeddings', 'dense, larger embeddings'))
+
+
+def test_what_is_said_of_members_embeddings(said_by):
+    "On slices of training rows, embeddings of each member's own pay on the sales of 2012, and cost nothing clearly"
+    said, out = said_by('inputs'), root/'results'/'inputs'
+    found = said['by_seed'](read_jsonl(out/'runs.jsonl'))
+    own = {t: said['relative'](found, t, 'own embeddings', 'larger embeddings') for t in said['STEADY']}
+    assert all(len(o) == 3 for o in own.values())
+    assert {t for t, o in own.items() if '**' in said['interval'](o)} == {'bulldozers-2012'}
+    assert [round(own[t].mean(), 1) for t in ('bulldozers-2012', 'bulldozers-codes')] == [-1.9, -1.7]
+    assert max(o.mean() for o in own.values()) < .5
 
 
 def test_every_arm_can_be_run_again():
