@@ -124,7 +124,8 @@ def check(learn, starts):
         for l in hidden(model).values(): assert type(l) is kind and l.weight.ne(0).all()
     members = getattr(model, 'members', 1)
     # Embeddings of numbers and the scale of the target have entries of their own
-    extras = dict(y_scale=copy.deepcopy(getattr(model, 'y_scale', None)), own_embeds=getattr(model, 'own_embeds', False))
+    extras = dict(y_scale=copy.deepcopy(getattr(model, 'y_scale', None)),
+                  own_embeds=getattr(model, 'own_embeds', False))
     if getattr(model, 'cont_embed', None): extras['cont_edges'] = get_cont_edges(learn.dls.train_ds, n_bins)
     kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0, **extras)
     plain = kind([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
