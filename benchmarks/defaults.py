@@ -28,7 +28,7 @@ warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fa
 TABLES = {'california': (12, 256), 'bike': (12, 256), 'adult': (6, 256), 'bulldozers-2012': (8, 256),
           'bulldozers-codes': (15, 512), 'diabetes': (30, 64), 'breast_cancer': (30, 32), 'wine': (30, 32)}
 ARMS = ['default', 'fastai', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
-# What their authors recommend, for hundreds of epochs: hours for a large table, so fewer seeds, on some tables
+# What their authors recommend, for hundreds of epochs: hours for a large table, so fewer seeds
 AUTHORS = ['tabm', 'realmlp']
 # Tables on whose slices native categories are better than codes (results/native)
 NATIVE = dict(xgb=['california', 'bike', 'bulldozers-codes'], lgbm=['bulldozers-codes'],

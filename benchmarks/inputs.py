@@ -237,9 +237,9 @@ def inputs_table(out):
              "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
              'Columns are those of the table, for the first layer; later layers start with two units. Layers have 400 '
              'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation of '
-             "0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such layers, "
-             "embeddings with a dense net in fastai's layers, what might come on top and embeddings of members' own with "
-             "larger embeddings in fastai's layers, all else with a dense net. "
+             "0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
+             "layers, embeddings with a dense net in fastai's layers, what might come on top and embeddings of "
+             "members' own with larger embeddings in fastai's layers, all else with a dense net. "
              'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
              '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():

@@ -83,8 +83,8 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
     if quantile_bins and kwargs.get('n_bins') != 0:
         config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
-    once = dict(layers=[400, 200], own_embeds=False)  # defaults of that time
-    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{**once, **kwargs})
+    # Layers of this size and shared embeddings were the defaults once
+    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{'layers': [400, 200], 'own_embeds': False, **kwargs})
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
         emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)

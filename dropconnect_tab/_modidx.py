@@ -854,6 +854,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel.member': ( 'model.html#dropconnecttabularmodel.member',
                                                                                                  'dropconnect_tab/model.py'),
+                                       'dropconnect_tab.model.DropConnectTabularModel.own_embeds': ( 'model.html#dropconnecttabularmodel.own_embeds',
+                                                                                                     'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._cont_embed': ('model.html#_cont_embed', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._emb_stds': ('model.html#_emb_stds', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._one_each': ('model.html#_one_each', 'dropconnect_tab/model.py'),

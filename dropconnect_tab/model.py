@@ -95,8 +95,7 @@ class DropConnectTabularModel(TabularModel):
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_embed,self.y_scale = n_cont,cont_embed,y_scale
-        self.own_embeds = bool(own_embeds and members > 1 and emb_szs)
-        if self.own_embeds: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
+        if own_embeds and members > 1: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
         for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
@@ -113,6 +112,11 @@ def column_groups(self:DropConnectTabularModel) -> list:
     "How many of the first layer's inputs each column of the table has"
     width = 1+self.cont_embed.emb_sz if self.cont_embed else 1
     return [e.embedding_dim for e in self.embeds] + [width]*self.n_cont
+
+@patch(as_prop=True)
+def own_embeds(self:DropConnectTabularModel) -> bool:
+    "Have members embeddings of categories of their own?"
+    return isinstance(next(iter(self.embeds), None), MemberEmbedding)
 
 @patch
 def _columns(self:DropConnectTabularModel, x_cat, x_cont):
@@ -146,7 +150,7 @@ def member(self:DropConnectTabularModel,
     if self.members == 1: raise ValueError("the model is one net, and has no members to take out")
     net,masks = copy.deepcopy(self),self.weight_masks
     net.layers,net.members = self.layers.member(i),1
-    if self.own_embeds: net.embeds,net.own_embeds = nn.ModuleList([e.member(i) for e in self.embeds]),False
+    if self.own_embeds: net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
     ps = {n:member_ps(p, self.members)[i] for n,p in masks.weight_p.items()}
     unit = masks.unit if all(ps.get(n) for n in masks.groups) else 'weight'  # may drop no column of the table
     net.weight_masks = WeightMasks(net, ps or 0., unit=unit, rescale=masks.rescale)

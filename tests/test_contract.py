@@ -439,7 +439,8 @@ def test_each_default_is_what_its_comment_says(tmp_path):
 
 
 def test_embeddings_that_would_be_large_are_shared(dls):
-    def own(width, **kwargs): return dropconnect_learner(dls, layers=[10], emb_szs={'shop': width}, **kwargs).model.own_embeds
+    def own(width, **kwargs):
+        return dropconnect_learner(dls, layers=[10], emb_szs={'shop': width}, **kwargs).model.own_embeds
     n = len(dls.train_ds.classes['shop'])
     assert own(1_900_000//n) and not own(2_100_000//n)
     assert own(2_100_000//n, own_embeds=True) and not own(3, own_embeds=False)

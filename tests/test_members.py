@@ -195,8 +195,8 @@ def test_each_member_has_embeddings_of_its_own(settings):
 def test_own_embeddings_start_like_shared_ones():
     for emb_std in (None, .3, [.1, .5]):
         torch.manual_seed(0)
-        own, shared = (DropConnectTabularModel([(500, 4), (300, 7)], 2, 1, layers, members=K, emb_std=emb_std, own_embeds=o)
-                       for o in (True, False))
+        own, shared = (DropConnectTabularModel([(500, 4), (300, 7)], 2, 1, layers, members=K, emb_std=emb_std,
+                                               own_embeds=o) for o in (True, False))
         for a, b in zip(own.embeds, shared.embeds):
             a, b = a.weight.detach(), b.weight.detach()
             assert a.shape == (len(b), K, b.shape[1]) and a.std().item() == pytest.approx(b.std().item(), rel=.1)
@@ -206,7 +206,8 @@ def test_own_embeddings_start_like_shared_ones():
 
 def test_what_is_alone_has_nothing_of_its_own():
     plain = TabularModel(emb_szs, 2, 1, layers).state_dict()
-    one, numbers = make(members=1, own_embeds=True), DropConnectTabularModel([], 2, 1, layers, members=K, own_embeds=True)
+    one = make(members=1, own_embeds=True)
+    numbers = DropConnectTabularModel([], 2, 1, layers, members=K, own_embeds=True)
     assert not one.own_embeds and not numbers.own_embeds
     assert {n: t.shape for n, t in one.state_dict().items()} == {n: t.shape for n, t in plain.items()}
 
@@ -224,7 +225,8 @@ def test_a_member_is_a_copy():
     before, one = [o.clone() for o in model.state_dict().values()], model.member(1)
     with torch.no_grad():
         for p in one.parameters(): p.fill_(1.)
-    assert all(p.requires_grad for p in one.parameters()) and same(before, model.state_dict().values()) and model.members == K and one.members == 1
+    assert all(p.requires_grad for p in one.parameters()) and same(before, model.state_dict().values())
+    assert model.members == K and one.members == 1
     assert one.weight_masks.members == 1 and one.weight_masks.mask == 'frozen'
 
 

@@ -456,8 +456,8 @@ _nets = dict(
                                {**_masked_space, **_members_space, 'mask':('trainable','frozen')}),
        'deep-ensemble':Recipe(fit_deep_ensemble, {**_our, 'nets':8}, searched_as='dense')},
     default=Recipe(fit_default, dict(epochs=8, bs=None), otherwise=dict(
-        layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, own_embeds=True, emb_std=.3, n_bins=48, y_scale=True, ps=0.,
-        embed_p=0., lr=.01, wd=.01, loader='tensors')),
+        layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, own_embeds=True, emb_std=.3, n_bins=48,
+        y_scale=True, ps=0., embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c22
