@@ -1,8 +1,8 @@
 """What a unit should start with: error against the number of its inputs, on slices of training rows of eight tables.
 
-Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for three things that were its defaults
-once: layers of 400 and 200 units, and embeddings of categories that start as small as fastai's and are the same for all
-members; `weight_p=0` is its dense twin. A study is a group of arms on some tables.
+Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for four things that were its defaults
+once: a start from two columns a unit, layers of 400 and 200 units, and embeddings of categories that start as small as
+fastai's and are the same for all members; `weight_p=0` is its dense twin. A study is a group of arms on some tables.
 
 A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the pictures to OUT/inputs.png and
 OUT/embeddings.png. What is there is not repeated.
@@ -72,7 +72,7 @@ UNSTEADY = ['digits-categories']  # seeds are tens of percent apart there: not i
 SOME = ['bulldozers-codes', 'bike-crossed', 'california']
 
 
-# --- Arms: name → what `dropconnect_learner` is told, and `start`, `scale_p`, `epochs`, `rows`, `cbs` ---
+# --- Arms: name → what `dropconnect_learner` is told, and `start`, `scaled`, `epochs`, `rows`, `cbs` ---
 
 def start(first, later, unit='weight'):
     "Inputs (or table columns) that a unit of the first and of later layers starts with; None: all; a tuple: by member"
@@ -80,14 +80,14 @@ def start(first, later, unit='weight'):
 
 
 ONCE = dict(layers=[400, 200], emb_std=.01, own_embeds=False)  # the defaults that once were
+FEW = start(2, 2, 'feature')  # this too
 DENSE = dict(weight_p=0.)
-RULE = {}
 INPUTS = {f'{k} inputs': start(k, k) for k in (1, 2, 4, 8, 16, 64)}
 COLUMNS = {f'{k} columns': start(k, 2, 'feature') for k in (1, 4, 8)}
 WHERE = {'2 columns, later all': start(2, None, 'feature'), '2 inputs, later all': start(2, None),
          'all, later 2': start(None, 2), '2 columns, later 1': start(2, 1, 'feature'),
          '2 columns, later 8': start(2, 8, 'feature')}
-KINDS = {'rescale=False': dict(rescale=False), 'dense, as large as few inputs': dict(scale_p='few', **DENSE),
+KINDS = {'rescale=False': dict(rescale=False), 'dense, as large as few inputs': dict(scaled=True, **DENSE),
          'frozen, half': dict(mask='frozen', weight_p=.5),
          'frozen, 2 columns': dict(mask='frozen', **start(2, 2, 'feature')),
          'frozen, 8 columns': dict(mask='frozen', **start(8, 16, 'feature')),
@@ -124,20 +124,38 @@ BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
           '1 to 8 columns, by member': dict(**DEFAULTS, **start(BY_MEMBER, BY_MEMBER, 'feature')),
           **{k: v for o in ([400, 200], [800, 400])
              for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
-# Members with embeddings of categories of their own
-OWN = {'own embeddings': dict(own_embeds=True, **DEFAULTS)}
+# Members with embeddings of categories of their own, and how many columns their units want
+OWN = both('own embeddings', own_embeds=True, **DEFAULTS)
+
+
+def own(**starts):
+    "What members with embeddings of their own start with"
+    return {f'own embeddings, {k}': {**OWN['own embeddings'], **v} for k, v in starts.items()}
+
+
+FOUR = own(**{'4 columns': start(4, 2, 'feature')})
+MORE = own(**{'8 columns': start(8, 2, 'feature'), '4 columns, later 4': start(4, 4, 'feature'),
+              '8 columns, later 8': start(8, 8, 'feature'), 'half': dict(weight_p=.5)})
+FIRST = own(**{'2 columns, later all': start(2, None, 'feature'), '8 columns, later all': start(8, None, 'feature'),
+               '16 columns, later all': start(16, None, 'feature'), 'all, later 2': start(None, 2),
+               '2 inputs': start(2, 2)})
 # The same steps, one parameter after the other
 OPTIMIZER = {"fastai's Adam": dict(opt_func=Adam, **DEFAULTS)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
 # Study → tables, arms, seeds
-STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': RULE, 'half': dict(weight_p=.5)}, 5),
+STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': FEW, 'half': dict(weight_p=.5)}, 5),
            'how many': (list(TABLES), {**INPUTS, **COLUMNS}, 3),
            'where': (SOME, WHERE, 3), 'kinds': (SOME, KINDS, 3), 'around': (SOME[:2], AROUND, 3),
            "fastai's layers": (STEADY, SMALLER, 5), 'sizes': (STEADY, SIZES, 3), 'embeddings': (STEADY, EMBEDDINGS, 3),
-           'beyond': (STEADY, BEYOND, 3), 'members': (STEADY, OWN, 3), 'optimizer': (SOME, OPTIMIZER, 3)}
+           'beyond': (STEADY, BEYOND, 3), 'members': (STEADY, OWN, 3),
+           'how many, with own embeddings': (STEADY, {**OWN, **FOUR}, 3),
+           'more, with own embeddings': (['bulldozers-codes', 'bulldozers-2012', 'bike', 'california'], MORE, 3),
+           'other starts, with own embeddings': (['bulldozers-codes'], FIRST, 3),
+           'optimizer': (SOME, OPTIMIZER, 3)}
 # Study → what its arms are compared with; else the dense twin of each
 REFERENCES = {'sizes': 'few inputs', 'embeddings': 'dense, layers=[200,100]',
-              **dict.fromkeys(('beyond', 'members', 'optimizer'), 'larger embeddings')}
+              **dict.fromkeys(('beyond', 'members', 'optimizer'), 'larger embeddings'),
+              **{k: 'dense, own embeddings' for k in STUDIES if k.endswith('with own embeddings')}}
 ARMS = {k: v for _, arms, _ in STUDIES.values() for k, v in arms.items()}
 
 
@@ -157,22 +175,23 @@ def fractions(learn, unit, first, later):
 def fit(name, arm, seed, folder):
     "The error of a fit, and what made it"
     torch.set_num_threads(1)
-    table, (epochs, bs), kwargs = load(name, folder), TABLES[name], dict(ARMS[arm])
+    table, (epochs, bs) = load(name, folder), TABLES[name]
+    kwargs = {**ONCE, **({} if 'weight_p' in ARMS[arm] else FEW), **ARMS[arm]}
     if part := kwargs.pop('rows', None):
         rows = np.random.default_rng(seed).permutation(np.asarray(table.train_idx))
         table = replace(table, train_idx=np.sort(rows[:int(part*len(rows))]))
     set_seed(seed, reproducible=True)
     dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
-    epochs, scale_p = epochs*kwargs.pop('epochs', 1), kwargs.pop('scale_p', None)
+    epochs, scaled = epochs*kwargs.pop('epochs', 1), kwargs.pop('scaled', False)
     cbs = [o() for o in kwargs.pop('cbs', ())]
     if 'start' in kwargs:
         kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
         if next(iter(kwargs['weight_p'].values())) == 0: kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
-    learn = dropconnect_learner(dls, seed=seed_of_masks, **{**ONCE, **kwargs})
-    if scale_p:
-        few = dropconnect_learner(dls).model.weight_masks.weight_p
+    learn = dropconnect_learner(dls, seed=seed_of_masks, **kwargs)
+    if scaled:
+        few = fractions(learn, FEW['unit'], *FEW['start'])
         with torch.no_grad():
             for n, p in few.items(): find_linears(learn.model)[n].weight.div_((1-p)**.5)
     begin = time.perf_counter()
@@ -239,14 +258,16 @@ def inputs_table(out):
              'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation of '
              "0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
              "layers, embeddings with a dense net in fastai's layers, what might come on top and embeddings of "
-             "members' own with larger embeddings in fastai's layers, all else with a dense net. "
+             "members' own with larger embeddings in fastai's layers, starts with such own embeddings with a dense net "
+             'that has them, all else with a dense net. '
              'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
              '`benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
         twins = study not in REFERENCES  # arms that are there to be compared with
-        shown = [a for a in arms if not (twins and a.startswith('dense')) or a.startswith('dense, as')]
+        shown = [a for a in arms if a != reference_of(study, a)
+                 and not (twins and a.startswith('dense')) or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [
             [a, *(interval(relative(found, t, a, reference_of(study, a))) for t in tables)] for a in shown])

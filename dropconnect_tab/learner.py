@@ -93,7 +93,7 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
+    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
     mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
     unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
     seed:int=None, # Seed of the masks

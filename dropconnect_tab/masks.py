@@ -147,9 +147,9 @@ def _table_groups(model, linears, unit):
     return {} if name is None else {name:groups}
 
 # %% ../nbs/01_masks.ipynb #f2d20a02
-def few_inputs(n):
-    "The `weight_p` that leaves a unit two of the `n` things that enter it: `1 - 2/n`, or 0 where there are no more"
-    return max(0., 1 - 2/n)
+def few_inputs(n_in, groups=None):
+    "The `weight_p` that leaves a unit four of the table columns (`groups`), or two of `n_in` inputs; 0: there are no more"
+    return max(0., 1 - 4/len(groups) if groups else 1 - 2/n_in)
 
 def default_weight_p(weight_p, mask):
     "`weight_p`; where it is None, a half for masks that stay on, and still None, which is `few_inputs`, for a start"
@@ -168,7 +168,7 @@ class WeightMasks:
     "Keep-masks for the hidden `nn.Linear`s of one model: draw, apply, mask gradients, restore zeros, report"
     def __init__(self,
         model:nn.Module, # Any PyTorch model
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None: every `nn.Linear` but the last
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator when they are drawn
@@ -182,14 +182,16 @@ class WeightMasks:
         if layers is None and weight_p == 0 and len(linears) < 2: names = []  # no hidden layer, and none asked for
         else: names = choose_layers(linears, layers)
         groups = _table_groups(model, linears, unit) if unit=='feature' or (unit is None and weight_p is None) else {}
-        if weight_p is None: weight_p = {n:few_inputs(len(groups.get(n, range(linears[n].in_features)))) for n in names}
+        by_rule = weight_p is None
+        if by_rule: weight_p = {n:few_inputs(linears[n].in_features, groups.get(n)) for n in names}
         self.members = next((len(l.weight) for l in linears.values() if l.weight.ndim==3), 1)
         self.weight_p = spread_weight_p(weight_p, names, self.members)
         self.linears = {n:linears[n] for n,p in self.weight_p.items() if p and linears[n].weight.requires_grad}
         if any(self.weight_p.values()) and not self.linears:
             raise ValueError(f"the weights of {', '.join(map(repr, names))} do not require gradients: "
                              "unfreeze a layer, or choose others")
-        if unit == 'feature' and self.linears and not groups.keys() & self.linears.keys():
+        # The rule leaves a table of few columns whole
+        if unit == 'feature' and self.linears and not groups.keys() & {*(names if by_rule else self.linears)}:
             raise ValueError(f"unit='feature': no masked layer takes the {len(column_groups(model))} table columns "
                              f"({sum(column_groups(model))} inputs wide); masked are {list(self.linears)}")
         self.groups = {n:o for n,o in groups.items() if n in self.linears}

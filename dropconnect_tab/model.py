@@ -73,7 +73,7 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 2 inputs
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator
@@ -152,8 +152,8 @@ def member(self:DropConnectTabularModel,
     net.layers,net.members = self.layers.member(i),1
     if self.own_embeds: net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
     ps = {n:member_ps(p, self.members)[i] for n,p in masks.weight_p.items()}
-    unit = masks.unit if all(ps.get(n) for n in masks.groups) else 'weight'  # may drop no column of the table
-    net.weight_masks = WeightMasks(net, ps or 0., unit=unit, rescale=masks.rescale)
+    by_column = masks.groups and all(ps.get(n) for n in masks.groups)  # may drop no column of the table
+    net.weight_masks = WeightMasks(net, ps or 0., unit='feature' if by_column else 'weight', rescale=masks.rescale)
     net.weight_masks.mask = masks.mask
     net.weight_masks._keeps = {n:keep[i] for n,keep in masks.keeps.items() if n in net.weight_masks.linears}
     return net

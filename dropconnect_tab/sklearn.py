@@ -113,7 +113,7 @@ class _DropConnectEstimator(BaseEstimator):
     _of_learner = 'weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','ps','config','lr','opt_func'
     def __init__(self,
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: a unit keeps 2 inputs
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: a unit keeps 4 columns
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (each step)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?

@@ -18,6 +18,9 @@ matplotlib.use('Agg')
 root = Path(__file__).resolve().parent.parent
 
 
+wide_cats = 'shop', 'day', 'band', 'cheap'  # with two numbers more columns than a unit starts with
+
+
 def make_df(n=400, seed=0):
     rng = np.random.default_rng(seed)
     df = pd.DataFrame({'shop': rng.choice(list('abcdef'), n), 'day': rng.choice(list('mtwhf'), n),
@@ -39,8 +42,8 @@ def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64,
 def make_table(y='price', n=200, **kwargs):
     "The first 80% for training, the rest for the test"
     rows = dict(df=make_df(n), train_idx=np.arange(n*4//5), test_idx=np.arange(n*4//5, n))
-    return Table('shops', 'random', 'all', y_name=y, cat_names=['shop', 'day'], cont_names=['size', 'age'],
-                 **{**rows, **kwargs})
+    return Table('shops', 'random', 'all', y_name=y, cont_names=['size', 'age'],
+                 **{**rows, 'cat_names': ['shop', 'day'], **kwargs})
 
 
 def plain_learner(dls, *args, config=None, **kwargs):

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import hidden, make_dls, plain_learner
+from conftest import hidden, make_dls, plain_learner, wide_cats
 from fastai.callback.training import GradientClip
 from fastai.tabular.all import (Adam, Callback, Learner, OptimWrapper, RMSProp, SGD, TabularLearner,
                                 get_emb_sz, load_learner, ranger, rmse, set_seed, tabular_config, tabular_learner)
@@ -390,9 +390,9 @@ def test_learner_arguments_reach_the_model(dls):
     assert (masks.weight_p['layers.0.0'], masks.mask, masks.seed, masks.rescale) == (.8, 'frozen', 3, False)
     rescaled = dropconnect_learner(dls, config=config, weight_p=.2, y_range=(0, 1), rescale=True)
     assert rescaled.model.weight_masks.rescale is True
-    wide = dropconnect_learner(dls, metrics=rmse, unit='feature')
-    assert wide.model.weight_masks.unit == 'feature' and len(wide.metrics) == 1
-    assert [l.out_features for l in find_linears(wide.model).values()] == [200, 100, 1]
+    by_column = dropconnect_learner(dls, metrics=rmse, unit='feature')
+    assert by_column.model.weight_masks.unit == 'feature' and len(by_column.metrics) == 1
+    assert [l.out_features for l in find_linears(by_column.model).values()] == [200, 100, 1]
     linear = dropconnect_learner(dls, layers=[], weight_p=0).model
     assert [l.out_features for l in find_linears(linear).values()] == [1] and not linear.weight_masks.linears
     with pytest.raises(ValueError, match="the only nn.Linear"): dropconnect_learner(dls, layers=[])
@@ -415,7 +415,7 @@ def test_signatures_are_fastais_plus_ours():
 
 
 def test_each_default_is_what_its_comment_says(tmp_path):
-    dls = make_dls(n=12_100, path=tmp_path)
+    dls = make_dls(cat=wide_cats, n=12_100, path=tmp_path)
     found = {k: re.search(r'None: (\[[^]]+]|[^,;]+)', v or '') for k, v in docments(dropconnect_learner).items()}
     says = {k: v[1] for k, v in found.items() if v}
     learn = dropconnect_learner(dls)
@@ -432,8 +432,8 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`FusedAdam` for members'
     masks = model.weight_masks
     assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
-    assert 'keeps 2 inputs' in says.pop('weight_p') and says.pop('unit') == "'feature' if `weight_p` is None" and not says
-    assert list(masks.weight_p.values()) == [1-2/len(model.column_groups), 1-2/200]
+    assert says.pop('weight_p') == 'a unit keeps 4 columns' and list(masks.weight_p.values()) == [1-4/6, 1-2/200]
+    assert says.pop('unit') == "'feature' if `weight_p` is None" and not says
     assert all(e.weight.std().item() == pytest.approx(.3, rel=.3) for e in model.embeds)
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
@@ -562,9 +562,9 @@ def test_each_argument_of_the_callback(dls):
 
 @pytest.mark.parametrize('door', [partial(plain_learner, layers=layers), lambda dls, **kw: plain(dls, DropConnectCallback(**kw))])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
-def test_what_is_dropped_unless_told_otherwise(dls, door, mask):
-    "A start leaves a unit two table columns, or two units; masks that stay on drop half of the weights"
-    learn = door(dls, mask=mask)
+def test_what_is_dropped_unless_told_otherwise(tmp_path, door, mask):
+    "A start leaves a unit four table columns, or two units; masks that stay on drop half of the weights"
+    learn = door(make_dls(cat=wide_cats, path=tmp_path), mask=mask)
     seen = []
     class Spy(Callback):
         order = 100
@@ -574,7 +574,7 @@ def test_what_is_dropped_unless_told_otherwise(dls, door, mask):
     if mask == 'resampled': assert seen[0][:2] == [.5, .5]
     elif mask == 'frozen': assert {*masks.weight_p.values()} == {.5} and masks.unit == 'weight'
     else:
-        assert masks.unit == 'feature' and list(masks.weight_p.values()) == [1-2/4, 1-2/30]
+        assert masks.unit == 'feature' and list(masks.weight_p.values()) == [1-4/6, 1-2/30]
         assert int(masks.keeps['layers.1.0'].sum()) == 2*20
 
 

@@ -124,8 +124,8 @@ def test_copies_and_state_dicts():
 
 
 def test_a_column_is_dropped_with_its_embedding():
-    model = DropConnectTabularModel([(5, 3)], 2, 1, [40, 10], cont_edges=edges_of(), cont_emb_sz=4, unit='feature',
-                                    seed=0)
+    model = DropConnectTabularModel([(5, 3)], 2, 1, [40, 10], cont_edges=edges_of(), cont_emb_sz=4, weight_p=.5,
+                                    unit='feature', seed=0)
     assert model.column_groups == [3, 5, 5]
     first = model.layers[0][0].weight
     assert first.shape == (40, 13)
@@ -377,8 +377,8 @@ def test_bins_of_the_learner():
     with pytest.raises(ValueError, match="n_bins=5, and cont_edges"): dropconnect_learner(dls, config=config, n_bins=5)
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(mask='frozen', members=1), dict(mask='frozen'), dict(unit='feature'),
-                                    dict(mask='resampled', weight_p=.1)], ids=str)
+@pytest.mark.parametrize('kwargs', [{}, dict(mask='frozen', members=1), dict(mask='frozen'),
+                                    dict(weight_p=.5, unit='feature'), dict(mask='resampled', weight_p=.1)], ids=str)
 def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
     kwargs = {**kwargs, 'n_bins': 6}
     learn = trained(loaders(TARGETS['millions'], path=tmp_path), 2, **kwargs)
@@ -405,7 +405,8 @@ def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
 @pytest.mark.parametrize('members', [1, 3])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen'])
 def test_by_column_a_number_and_its_embedding_are_dropped_together(mask, members):
-    learn = dropconnect_learner(make_dls(n=1000), layers=[40, 20], unit='feature', mask=mask, members=members, seed=0)
+    learn = dropconnect_learner(make_dls(n=1000), layers=[40, 20], weight_p=.5, unit='feature', mask=mask,
+                                members=members, seed=0)
     groups = learn.model.column_groups
     assert groups == [*(e.embedding_dim for e in learn.model.embeds), 17, 17] and list(find_linears(learn.model)) == [
         'layers.0.0', 'layers.1.0', 'layers.2.0'], "embeddings are not masked"

@@ -184,22 +184,24 @@ def kept_columns(masks, name, widths):
     return torch.stack([k.any(1) for k in masks.keeps[name].split(widths, 1)]).sum(0)
 
 
-@pytest.mark.parametrize('widths', [[4, 3, 3, 1, 1], [6, 3, 3], [9, 1, 1, 1]])
-def test_a_unit_starts_with_two_columns_and_later_with_two_units(widths):
+@pytest.mark.parametrize('widths', [[4, 3, 3, 1, 1], [2]*6, [1]*12])
+def test_a_unit_starts_with_four_columns_and_later_with_two_units(widths):
     model = mlp()
     model.column_groups = widths
     masks = WeightMasks(model, seed=0)
-    assert masks.unit == 'feature' and masks.weight_p == {'0': 1-2/len(widths), '2': 1-2/20}
-    assert (kept_columns(masks, '0', widths) == 2).all() and (masks.keeps['2'].sum(1) == 2).all()
+    assert masks.unit == 'feature' and masks.weight_p == {'0': 1-4/len(widths), '2': 1-2/20}
+    assert (kept_columns(masks, '0', widths) == 4).all() and (masks.keeps['2'].sum(1) == 2).all()
 
 
-@pytest.mark.parametrize('widths', [[11, 1], [12]])
-def test_two_columns_are_all_kept(widths):
+@pytest.mark.parametrize('widths', [[9, 1, 1, 1], [11, 1], [12]])
+def test_four_columns_are_all_kept(widths):
     model = mlp()
     model.column_groups = widths
     masks = WeightMasks(model, seed=0).apply()
     assert masks.unit == 'weight' and masks.weight_p == {'0': 0, '2': 1-2/20} and list(masks.linears) == ['2']
     assert [r['zeros'] for r in masks.report()] == [180]
+    assert WeightMasks(model, unit='feature').weight_p == masks.weight_p
+    with pytest.raises(ValueError, match="no masked layer takes the"): WeightMasks(model, layers='2', unit='feature')
 
 
 def test_columns_are_not_asked_for_where_something_else_is_said():
@@ -207,7 +209,7 @@ def test_columns_are_not_asked_for_where_something_else_is_said():
     model.column_groups = [4, 3, 3, 1, 1]
     assert WeightMasks(model, layers='2').weight_p == {'2': 1-2/20}  # the table does not enter there
     assert WeightMasks(model, unit='weight').weight_p['0'] == 1-2/12
-    assert WeightMasks(model, unit='feature').weight_p['0'] == 1-2/5
+    assert WeightMasks(model, unit='feature').weight_p['0'] == 1-4/5
     assert WeightMasks(model, .5).unit == 'weight' and WeightMasks(model, .5).groups == {}
 
 

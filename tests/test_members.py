@@ -38,7 +38,7 @@ def batch(seed=0, n_out=None, dtype=None):
 
 def make(n_out=1, layers=layers, members=K, **kwargs):
     seed = {} if kwargs.get('mask') == 'resampled' else {'seed': 1}
-    return DropConnectTabularModel(emb_szs, 2, n_out, layers, members=members, **{**seed, **kwargs})
+    return DropConnectTabularModel(emb_szs, 2, n_out, layers, members=members, **{'weight_p': .5, **seed, **kwargs})
 
 
 def lived(**kwargs):
@@ -266,6 +266,13 @@ def test_a_member_that_is_not_there():
 def test_a_member_without_a_mask_among_others_by_columns():
     model = make(unit='feature', weight_p={'layers.0': [0, .5, .5], 'layers.1': .5})
     assert [int((w == 0).sum()) for w in weights(model.member(0))] == [0, 300, 0]
+
+
+def test_a_member_of_a_net_that_keeps_its_few_columns():
+    model = make(unit='feature', weight_p=None)
+    masks = model.member(1).weight_masks
+    assert masks.weight_p == model.weight_masks.weight_p == {'layers.0.0': 0, 'layers.1.0': 1-2/30}
+    assert torch.equal(masks.keeps['layers.1.0'], model.weight_masks.keeps['layers.1.0'][1])
 
 
 # --- where they start -----------------------------------------------------------------------------------------------

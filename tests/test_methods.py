@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import hidden, make_df, make_table
+from conftest import hidden, make_df, make_table, wide_cats
 from fastai.tabular.all import set_seed
 from torch.nn import functional as F
 
@@ -21,7 +21,6 @@ from dropconnect_tab.bench.methods import (
 from dropconnect_tab.bench.tables import Table, table_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
-from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.members import MemberLoss
 
 quick = dict(epochs=1, bs=64, lr=.01, wd=.01, layers=(20, 10))
@@ -311,10 +310,13 @@ def test_the_members_arms_search_what_nets_search():
 
 # --- The learner's defaults ---
 
+six_columns = make_table(n=12_100, cat_names=[*wide_cats])
+
+
 @pytest.fixture
 def default(built):
     "A function that gives the untrained learner of the arm or a variant of it, and what it would train with"
-    return lambda name='default', table=make_table(n=12_100): fit_default(table, 3, 'cpu', **read_method(name).settings)
+    return lambda name='default', table=six_columns: fit_default(table, 3, 'cpu', **read_method(name).settings)
 
 
 def described(learn, epochs, lr, wd):
@@ -334,10 +336,9 @@ def described(learn, epochs, lr, wd):
 
 
 def test_the_default_arm_is_the_learner_with_its_defaults(default):
-    table = make_table(n=12_100)
-    learn, epochs, lr, wd = default(table=table)
+    learn, epochs, lr, wd = default()
     set_seed(3, reproducible=True)
-    users = dropconnect_learner(table_dls(table, 256, 'cpu', 'tensors'), seed=3)
+    users = dropconnect_learner(table_dls(six_columns, 256, 'cpu', 'tensors'), seed=3)
     assert (epochs, lr, wd) == (8, users.lr, users.wd) and repr(learn.model) == repr(users.model)
     a, b = learn.model.state_dict(), users.model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -347,7 +348,7 @@ def test_the_default_arm_is_the_learner_with_its_defaults(default):
 def test_the_default_arm_says_what_the_defaults_are(default):
     recipe = METHODS['default']
     found = described(*default())
-    by_rule = dict(weight_p=few_inputs(4), unit='feature', bs=256)  # for the table's four columns and 12,100 rows
+    by_rule = dict(weight_p=1-4/6, unit='feature', bs=256)  # for six columns and 12,100 rows
     assert recipe.otherwise['weight_p'] is None and recipe.otherwise['unit'] is None and not recipe.space
     assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise, **by_rule}
 
@@ -363,7 +364,7 @@ def test_a_variant_of_the_default_arm_changes_what_it_names(default, k, v):
     found = described(*default(f"default,{k}={str(v).replace(' ', '')}"))
     # What is not given follows from what is
     n_in = sum(default()[0].model.column_groups)
-    follows = dict(mask=dict(weight_p=.5, unit='weight'), weight_p=dict(unit='weight'), unit=dict(weight_p=few_inputs(n_in)))
+    follows = dict(mask=dict(weight_p=.5, unit='weight'), weight_p=dict(unit='weight'), unit=dict(weight_p=1-2/n_in))
     assert found == {**described(*default()), k: v, **follows.get(k, {})}
 
 

@@ -392,7 +392,7 @@ def test_arguments_of_the_net_have_effects():
     net = fit()
     masks = net.weight_masks
     assert (masks.mask, masks.unit, masks.rescale, net.members, net.cont_embed) == ('trainable', 'feature', True, 2, None)
-    assert set(masks.weight_p.values()) == {1-2/len(net.column_groups)}
+    assert set(masks.weight_p.values()) == {1-4/len(net.column_groups)}
     assert set(fit(weight_p=.8).weight_masks.weight_p.values()) == {.8}
     assert any(isinstance(o, FrozenLinear) for o in fit(mask='frozen', members=1).modules())
     assert fit(unit='weight').weight_masks.unit == 'weight' and not fit(rescale=False).weight_masks.rescale
