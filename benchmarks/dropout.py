@@ -3,10 +3,11 @@
 Tried on slices of training rows, with few inputs a unit and with all (`weight_p=0`).
 
 The small tables are cut into training rows and slice eight times, at random; of the larger ones, random rows are taken,
-and the latest where rows have times are the slice. Results go to OUT/runs.jsonl, a line for each fit, and the table
-to OUT/dropout.md. What is there is not repeated.
+and the latest where rows have times are the slice. Three of them are there twice, with their numbers to predict cut
+into three classes. Results go to OUT/runs.jsonl, a line for each fit, and the table to OUT/dropout.md. What is there is
+not repeated.
 
-    python benchmarks/dropout.py FOLDER --out results/dropout
+    python benchmarks/dropout.py FOLDER --out results/dropout --jobs 2
 """
 import argparse
 import warnings
@@ -17,36 +18,63 @@ import numpy as np
 import pandas as pd
 from defaults import TABLES, load
 from fastprogress.fastprogress import progress_bar
-from files import markdown, once
+from files import markdown
+from joblib import Parallel, delayed
 from settings import fit
 
-from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
 
 warnings.filterwarnings('ignore')
 
 SMALL = ['diabetes', 'breast_cancer', 'wine']
-LARGE = ['california', 'bike', 'adult', 'bulldozers', 'bulldozers-codes']
+LARGE = ['california', 'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes']
+CUT = [f'{o}-classes' for o in ('california', 'bike', 'bulldozers-2012')]
 ROWS = {1000: (30, 64), 3000: (20, 128), 8000: (12, 256)}  # epochs, rows in a batch
 PS = (0., .1, .3, .5)
 STARTS = {'few inputs': None, 'dense': 0.}  # and their `weight_p`
+TODAY = dict(layers=None, own_embeds=None)  # the learner's defaults
 
 
-def cuts(folder):
-    "Name, rows, seed, epochs, batch size and table of each cut"
-    for name in SMALL:
-        whole, (epochs, bs) = load(name, folder), TABLES[name]
-        for seed in range(8):
-            held = np.random.default_rng(seed).permutation(whole.train_idx)[:round(.2*len(whole.train_idx))]
-            table = replace(whole, slice_idx=np.sort(held)).slice()
-            yield name, len(table.train_idx), seed, epochs, bs, table
-    for name in LARGE:
-        whole = load(name, folder).slice()
-        for seed in range(2):
-            for rows, (epochs, bs) in ROWS.items():
-                rng = np.random.default_rng(seed)
-                train, test = (np.sort(rng.permutation(o)[:n])
-                               for o, n in ((whole.train_idx, rows), (whole.test_idx, 3000)))
-                yield name, rows, seed, epochs, bs, replace(whole, train_idx=train, test_idx=test)
+def in_classes(table):
+    "`table` with thirds of the training rows' targets in place of numbers"
+    y = table.df[table.y_name]
+    thirds = np.searchsorted(y.iloc[table.train_idx].quantile([1/3, 2/3]), y)
+    return replace(table, df=table.df.assign(**{table.y_name: np.array(['low', 'middle', 'high'])[thirds]}))
+
+
+def whole(name, folder):
+    "The training rows of a large table, with a slice of them as its test rows"
+    if name in CUT: return in_classes(whole(name.removesuffix('-classes'), folder))
+    return load(name, folder).slice()
+
+
+def cuts():
+    "Name, rows and seed of each cut, the first seeds first"
+    small = [(name, None, seed) for seed in range(8) for name in SMALL]
+    return small + [(name, rows, seed) for seed in range(2) for name in LARGE+CUT for rows in ROWS]
+
+
+def cut(name, rows, seed, folder):
+    "The table of a cut, its epochs and the rows in a batch"
+    rng = np.random.default_rng(seed)
+    if name in SMALL:
+        table = load(name, folder)
+        held = rng.permutation(table.train_idx)[:round(.2*len(table.train_idx))]
+        return replace(table, slice_idx=np.sort(held)).slice(), *TABLES[name]
+    table = whole(name, folder)
+    train, test = (np.sort(rng.permutation(o)[:n]) for o, n in ((table.train_idx, rows), (table.test_idx, 3000)))
+    return replace(table, train_idx=train, test_idx=test), *ROWS[rows]
+
+
+def fits(name, rows, seed, folder):
+    "A line for each start and each amount of dropout on a cut"
+    table, epochs, bs = cut(name, rows, seed, folder)
+    return [dict(table=name, rows=len(table.train_idx), start=start, seed=seed, ps=ps,
+                 **fit(table, seed, epochs, bs, ps=ps, weight_p=weight_p, **TODAY))
+            for start, weight_p in STARTS.items() for ps in PS]
+
+
+def key(line): return line['table'], line['rows'] if line['table'] not in SMALL else None, line['seed']
 
 
 def dropout_table(out):
@@ -68,14 +96,16 @@ def dropout_table(out):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
+    p.add_argument('--jobs', type=int, default=1, help="cuts side by side")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
+    from dropout import fits  # by its name: what a script has of its own cannot go to other processes
     with lock_folder(args.out):
-        for name, rows, seed, epochs, bs, table in progress_bar(list(cuts(args.folder))):
-            for start, weight_p in STARTS.items():
-                for ps in PS:
-                    once(args.out/'runs.jsonl', dict(table=name, rows=rows, start=start, seed=seed, ps=ps),
-                         lambda: fit(table, seed, epochs, bs, ps=ps, weight_p=weight_p))
+        there = {key(o) for o in read_jsonl(args.out/'runs.jsonl')}
+        todo = [o for o in cuts() if o not in there]
+        done = Parallel(args.jobs, return_as='generator_unordered')(delayed(fits)(*o, args.folder.resolve()) for o in todo)
+        for lines in progress_bar(done, total=len(todo)):
+            for line in lines: append_jsonl(args.out/'runs.jsonl', line)
         text = dropout_table(args.out)
         write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
     print(text)

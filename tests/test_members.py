@@ -118,9 +118,10 @@ def test_in_evaluation_each_member_is_the_net_it_would_be_alone(kind, take):
 @single_nets
 @pytest.mark.parametrize('kind', drawn_once)
 def test_in_training_each_member_is_the_net_it_would_be_alone(kind, take):
-    model, x = lived(**drawn_once[kind]), batch()
-    ones = [take(model, i, **drawn_once[kind]).train() for i in range(K)]
-    several = model.train()(*x)
+    settings = drawn_once[kind]
+    model, (x, _) = lived(**settings), batch(0, settings.get('n_out', 1), torch.float64)
+    ones = [take(model, i, **settings).double().train() for i in range(K)]
+    several = model.double().train()(*x)
     assert type(several) is MemberOutputs
     for i, one in enumerate(ones):
         assert close(one(*x), several[:, i])
