@@ -10,10 +10,10 @@ from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
 from .data import TabTensorDL
-from .members import AverageMembers, MemberLoss, average_for, loss_power
+from .members import AverageMembers, MemberLoss, average_for, is_for_classes, loss_power
 from .model import DropConnectTabularModel
 from .optimizer import FusedAdam
-from .embeddings import TargetScale, get_cont_edges, get_y_scale
+from .embeddings import TargetScale, get_cont_edges, get_y_scale, predicts_category
 
 # %% ../nbs/10_learner.ipynb #72b31e16
 @delegates(DropConnectTabularModel.__init__)
@@ -30,13 +30,18 @@ def _emb_std(emb_szs, n_rows):
     # A category that is rarely seen stays close to its start
     return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
-def _defaults(n_rows, n_cont, emb_szs):
+def _ps(n_rows, classes):
+    "Dropout by the number of training rows: the fewer, the oftener each is seen, and the surer a net gets of its class"
+    half,less = (5000,10_000) if classes else (1000,5000)  # see results/dropout
+    return .5 if n_rows < half else .3 if n_rows < less else 0.
+
+def _defaults(n_rows, n_cont, emb_szs, classes):
     "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
-    # Where rows are few, each is seen often: see results/dropout. Where numbers are many, the net is not to grow with
-    # 16 times their count; where categories are, not with 8 times theirs
+    # Where numbers are many, the net is not to grow with 16 times their count; where categories are, not with 8 times
+    # theirs
     own_embeds = sum(n*width for n,width in emb_szs) < 2_000_000
-    return dict(members=8, own_embeds=own_embeds, ps=.5 if n_rows < 1000 else .3 if n_rows < 5000 else 0.,
-                emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
+    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, classes), emb_std=_emb_std(emb_szs, n_rows),
+                cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
 def _merge(*settings):
     "The settings that are given, later ones before earlier ones"
@@ -69,6 +74,11 @@ def _y_scale(to, y_scale, y_range, n_out, loss_func):
     if not is_listy(y_scale) or len(y_scale) != 2:
         raise ValueError(f"y_scale={y_scale!r}: give the target's (mean, std), or False")
     return TargetScale(*y_scale, loss_power(loss_func or getattr(to, 'loss_func', None)))
+
+def _has_classes(to, loss_func):
+    "Is the target a category, or the loss one for classes?"
+    loss_func = loss_func or getattr(to, 'loss_func', None)
+    return is_for_classes(loss_func) or isinstance(to, TabularPandas) and predicts_category(to)
 
 def _member_loss(to, loss_func):
     loss_func = loss_func or getattr(to, 'loss_func', None)
@@ -103,7 +113,7 @@ def dropconnect_learner(
     emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
-    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more below 5000 rows
+    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more where rows are few
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
     opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single net
     **kwargs
@@ -117,7 +127,7 @@ def dropconnect_learner(
     _check_batches(dls.train)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
     emb_szs = get_emb_sz(to, emb_szs or {})
-    config = _merge(_defaults(len(to), n_cont, emb_szs), config, overrides)
+    config = _merge(_defaults(len(to), n_cont, emb_szs, _has_classes(to, loss_func)), config, overrides)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
     config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)

@@ -49,6 +49,10 @@ def in_target_units(loss_func):
     "Is a loss (None: fastai's for regression) known to take numbers in the units of its target?"
     return loss_func is None or _is_any(loss_func, _TARGET_UNITS)
 
+def is_for_classes(loss_func):
+    "Is a loss known to compare probabilities of classes?"
+    return _is_any(loss_func, (*_SOFTMAX,*_SIGMOID))
+
 def loss_power(loss_func):
     "What a loss grows by when errors and their units do: 2 for squared errors (None: fastai's for regression), else 1"
     return 2 if loss_func is None or _is_any(loss_func, _SQUARES) else 1

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from conftest import make_df, make_dls
 from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, CrossEntropyLossFlat,
-                                FillMissing, L1LossFlat, MSELossFlat, MultiCategoryBlock, Normalize, RegressionBlock,
-                                TabularDataLoaders, TabularPandas, load_learner, rmse, set_seed, tabular_learner)
+                                FillMissing, L1LossFlat, LabelSmoothingCrossEntropyFlat, MSELossFlat, MultiCategoryBlock,
+                                Normalize, RegressionBlock, TabularDataLoaders, TabularPandas, load_learner, rmse,
+                                set_seed, tabular_learner)
 from torch import nn
 
 from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, fast_dls,
@@ -500,15 +501,29 @@ def test_with_everything_off_it_is_fastais_net(tmp_path):
         assert losses(dropconnect_learner, weight_p=0, **rest) != theirs, o
 
 
-@pytest.mark.parametrize('rows,ps', [(800, .5), (999, .5), (1000, .3), (4999, .3), (5000, 0)])
-def test_few_rows_get_more_dropout(rows, ps, tmp_path):
+@pytest.mark.parametrize('y,rows,ps', [
+    ('price', 999, .5), ('price', 1000, .3), ('price', 4999, .3), ('price', 5000, 0),
+    ('band', 999, .5), ('band', 4999, .5), ('band', 5000, .3), ('band', 9999, .3), ('band', 10_000, 0)])
+def test_few_rows_get_more_dropout_and_classes_more_than_numbers(y, rows, ps, tmp_path):
     valid = list(range(rows, rows+50))
-    dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names='price',
+    dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names=y,
                                      cont_names=['size'], valid_idx=valid, path=tmp_path, device='cpu')
     def drops(**kwargs):
         model = dropconnect_learner(dls, layers=[10, 10], **kwargs).model
         return {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)} or {0}
     assert drops() == {ps} and drops(ps=.2) == drops(config=dict(ps=.2)) == {.2} and drops(ps=0) == {0}
+
+
+@pytest.mark.parametrize('loss', [nn.BCEWithLogitsLoss(), BCEWithLogitsLossFlat(), MemberLoss(nn.CrossEntropyLoss()),
+                                  LabelSmoothingCrossEntropyFlat()], ids=lambda o: type(o).__name__)
+def test_a_target_is_classes_by_its_loss_or_by_itself(loss, tmp_path):
+    of_category = 'Entropy' in str(loss)
+    df = make_df(1300).assign(sold=lambda d: (d.price > 0).astype(float))
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=['shop'], cont_names=['size'],
+                                     y_names='band' if of_category else 'sold', valid_idx=list(range(1200, 1300)),
+                                     path=tmp_path, device='cpu')
+    def ps(**kwargs): return dropconnect_learner(dls, layers=[10], **kwargs).model.layers[0][3].p
+    assert ps(loss_func=loss) == .5 and ps() == (.5 if of_category else .3)
 
 
 @pytest.mark.parametrize('n,width', [(1, 16), (16, 16), (17, 15), (32, 8), (200, 2)])
