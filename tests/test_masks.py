@@ -176,7 +176,8 @@ def test_unit_feature():
     assert all(bool((g.all(1) == g.any(1)).all()) for g in first.split(model.column_groups, 1))
     assert int((~second).sum()) == 100  # deeper layers have no table columns
     match = r"no masked layer takes the 5 table columns \(12 inputs wide\); masked are \['2'\]"
-    with pytest.raises(ValueError, match=match): WeightMasks(model, unit='feature', layers='2')
+    for kwargs in (dict(layers='2'), dict(weight_p={'0': 0, '2': .5})):
+        with pytest.raises(ValueError, match=match): WeightMasks(model, unit='feature', **kwargs)
 
 
 def kept_columns(masks, name, widths):
