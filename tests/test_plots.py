@@ -65,7 +65,7 @@ def test_larger_weights_are_darker(dls):
 
 
 def test_given_axes_are_drawn_on(dls):
-    learn = fit(dropconnect_learner(dls, layers=[30], members=2))
+    learn = fit(dropconnect_learner(dls, layers=[30], members=2, weight_p=.5))
     for plot, n in ((learn.plot_masks, 1), (learn.plot_regrowth, 1), (learn.plot_members, 2)):
         mine = plt.subplots(1, n, squeeze=False)[1][0]
         before = plt.get_fignums()
@@ -73,7 +73,7 @@ def test_given_axes_are_drawn_on(dls):
 
 
 def test_regrowth_begins_at_nothing(dls):
-    learn = dropconnect_learner(dls, layers=[30], members=2)
+    learn = dropconnect_learner(dls, layers=[30], members=2, weight_p=.5)
     assert '0.00 of the kept' in learn.plot_regrowth()[0].get_title()
     axs = fit(learn).plot_regrowth(bins=7)
     assert '0.00 of the kept' not in axs[0].get_title()
