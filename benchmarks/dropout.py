@@ -49,7 +49,7 @@ def whole(name, folder):
 
 
 def cuts():
-    "Name, rows and seed of each cut, the first seeds first"
+    "Name, rows (None: as many as there are) and seed of each cut, the first seeds first"
     small = [(name, None, seed) for seed in range(8) for name in SMALL]
     return small + [(name, rows, seed) for seed in range(2) for name in LARGE+CUT for rows in ROWS]
 
@@ -69,12 +69,12 @@ def cut(name, rows, seed, folder):
 def fits(name, rows, seed, folder):
     "A line for each start and each amount of dropout on a cut"
     table, epochs, bs = cut(name, rows, seed, folder)
-    return [dict(table=name, rows=len(table.train_idx), start=start, seed=seed, ps=ps,
+    return [dict(table=name, cut=rows, rows=len(table.train_idx), start=start, seed=seed, ps=ps,
                  **fit(table, seed, epochs, bs, ps=ps, weight_p=weight_p, **TODAY))
             for start, weight_p in STARTS.items() for ps in PS]
 
 
-def key(line): return line['table'], line['rows'] if line['table'] not in SMALL else None, line['seed']
+def key(line): return line['table'], line['cut'], line['seed']  # a table may have fewer rows than are asked for
 
 
 def dropout_table(out):
@@ -89,7 +89,8 @@ def dropout_table(out):
         rows.append([name, str(n), str(fits[n, name]), f'{few[0.]:.4f}', *(f'{100*(few[o]/few[0.]-1):+.1f}%' for o in PS[1:]),
                      *(f'{100*(few[o]/dense[o]-1):+.1f}%' for o in PS)])
     return ('Error on slices of training rows by dropout (`ps`): the mean at none, and by how much others differ. Then by '
-            'how much a start with few inputs differs from a dense one with the same dropout.\n\n'
+            'how much a start with few inputs differs from a dense one with the same dropout. Where the name ends in '
+            '`-classes`, the target is a third of what it is elsewhere: low, middle or high.\n\n'
             + '\n'.join(markdown(head, rows)))
 
 

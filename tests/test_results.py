@@ -4,6 +4,7 @@ import runpy
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import root
 
@@ -225,6 +226,22 @@ def test_members_come_from_the_files(said_by):
 def test_tables_of_slices_come_from_the_files(said_by, name):
     out = root/'results'/name
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
+
+
+def test_what_is_said_of_dropout(said_by):
+    "Below 10,000 rows a net for classes gains from dropout, and nearly everywhere more than one for numbers"
+    said = said_by('dropout')
+    runs = pd.DataFrame(read_jsonl(root/'results'/'dropout'/'runs.jsonl'))
+    assert {said['key'](o) for o in runs.replace({np.nan: None}).to_dict('records')} <= {*said['cuts']()}
+    mean = runs[runs.start == 'few inputs'].pivot_table(index=['table', 'cut'], columns='ps', values='error')
+    gain = (100*(mean[.5]/mean[.3]-1)).unstack()
+    assert {*gain.index} == {*said['LARGE'], *said['CUT']}
+    classes = [o for o in gain.index if o == 'adult' or o in said['CUT']]
+    assert (gain.loc[classes, [1000, 3000]].mean() < -3).all()
+    assert gain.loc[classes, [1000, 3000]].max(axis=None) < 2 < gain.loc[classes, 8000].max()
+    assert (mean[.3]/mean[0.]-1).unstack().loc[classes, 8000].mean() < -.02
+    numbers = gain.drop(classes)
+    assert (numbers[[1000, 3000]].mean() > 0).all() and (mean[.3]/mean[0.]-1).unstack().loc[numbers.index, 8000].min() > 0
 
 
 def test_what_is_said_of_few_inputs(said_by):
