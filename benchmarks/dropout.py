@@ -17,12 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from defaults import TABLES, load
-from fastprogress.fastprogress import progress_bar
-from files import markdown
-from joblib import Parallel, delayed
+from files import markdown, side_by_side
 from settings import fit
 
-from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 
 warnings.filterwarnings('ignore')
 
@@ -103,10 +101,8 @@ def main():
     from dropout import fits  # by its name: what a script has of its own cannot go to other processes
     with lock_folder(args.out):
         there = {key(o) for o in read_jsonl(args.out/'runs.jsonl')}
-        todo = [o for o in cuts() if o not in there]
-        done = Parallel(args.jobs, return_as='generator_unordered')(delayed(fits)(*o, args.folder.resolve()) for o in todo)
-        for lines in progress_bar(done, total=len(todo)):
-            for line in lines: append_jsonl(args.out/'runs.jsonl', line)
+        todo = [(*o, args.folder.resolve()) for o in cuts() if o not in there]
+        side_by_side(args.out/'runs.jsonl', fits, todo, args.jobs)
         text = dropout_table(args.out)
         write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
     print(text)

@@ -24,13 +24,11 @@ import pandas as pd
 import torch
 from beyond import AverageWeights, DecayDropped, DropAgain, DropSmall, SlowDropped
 from fastai.tabular.all import Adam, set_seed
-from fastprogress.fastprogress import progress_bar
-from files import markdown
-from joblib import Parallel, delayed
+from files import markdown, side_by_side
 from scipy.stats import t as student
 
 from dropconnect_tab.bench.bulldozers import bulldozers_table
-from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.bench.tables import load_table, table_dls
 from dropconnect_tab.learner import dropconnect_learner
@@ -89,7 +87,7 @@ WHERE = {'2 columns, later all': start(2, None, 'feature'), '2 inputs, later all
          '2 columns, later 8': start(2, 8, 'feature')}
 KINDS = {'rescale=False': dict(rescale=False), 'dense, as large as few inputs': dict(scaled=True, **DENSE),
          'frozen, half': dict(mask='frozen', weight_p=.5),
-         'frozen, 2 columns': dict(mask='frozen', **start(2, 2, 'feature')),
+         'frozen, 2 columns': dict(mask='frozen', **FEW),
          'frozen, 8 columns': dict(mask='frozen', **start(8, 16, 'feature')),
          **{f'resampled, {p}': dict(mask='resampled', weight_p=p) for p in (.1, .2, .5)}}
 
@@ -128,17 +126,17 @@ BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
 OWN = both('own embeddings', own_embeds=True, **DEFAULTS)
 
 
-def own(**starts):
+def own(starts):
     "What members with embeddings of their own start with"
     return {f'own embeddings, {k}': {**OWN['own embeddings'], **v} for k, v in starts.items()}
 
 
-FOUR = own(**{'4 columns': start(4, 2, 'feature')})
-MORE = own(**{'8 columns': start(8, 2, 'feature'), '4 columns, later 4': start(4, 4, 'feature'),
-              '8 columns, later 8': start(8, 8, 'feature'), 'half': dict(weight_p=.5)})
-FIRST = own(**{'2 columns, later all': start(2, None, 'feature'), '8 columns, later all': start(8, None, 'feature'),
-               '16 columns, later all': start(16, None, 'feature'), 'all, later 2': start(None, 2),
-               '2 inputs': start(2, 2)})
+FOUR = own({'4 columns': start(4, 2, 'feature')})
+MORE = own({'8 columns': start(8, 2, 'feature'), '4 columns, later 4': start(4, 4, 'feature'),
+            '8 columns, later 8': start(8, 8, 'feature'), 'half': dict(weight_p=.5)})
+FIRST = own({'2 columns, later all': start(2, None, 'feature'), '8 columns, later all': start(8, None, 'feature'),
+             '16 columns, later all': start(16, None, 'feature'), 'all, later 2': start(None, 2),
+             '2 inputs': start(2, 2)})
 # The same steps, one parameter after the other
 OPTIMIZER = {"fastai's Adam": dict(opt_func=Adam, **DEFAULTS)}
 STEADY = [o for o in TABLES if o not in UNSTEADY]
@@ -173,7 +171,7 @@ def fractions(learn, unit, first, later):
 
 
 def fit(name, arm, seed, folder):
-    "The error of a fit, and what made it"
+    "A line with the error of a fit, and what made it"
     torch.set_num_threads(1)
     table, (epochs, bs) = load(name, folder), TABLES[name]
     kwargs = {**ONCE, **({} if 'weight_p' in ARMS[arm] else FEW), **ARMS[arm]}
@@ -185,7 +183,8 @@ def fit(name, arm, seed, folder):
     epochs, scaled = epochs*kwargs.pop('epochs', 1), kwargs.pop('scaled', False)
     cbs = [o() for o in kwargs.pop('cbs', ())]
     if 'start' in kwargs:
-        kwargs['weight_p'] = fractions(dropconnect_learner(dls, weight_p=0.), kwargs['unit'], *kwargs.pop('start'))
+        kwargs['weight_p'] = fractions(dropconnect_learner(dls, kwargs['layers'], weight_p=0.), kwargs['unit'],
+                                       *kwargs.pop('start'))
         if next(iter(kwargs['weight_p'].values())) == 0: kwargs['unit'] = 'weight'
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
@@ -199,10 +198,10 @@ def fit(name, arm, seed, folder):
     seconds = time.perf_counter()-begin
     found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
     masks = learn.model.weight_masks
-    return dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
+    return [dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
                 unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()), torch=torch.__version__,
                 fan_in=[l.weight.shape[-1] for l in list(find_linears(learn.model).values())[:-1]],
-                columns=len(learn.model.column_groups))
+                columns=len(learn.model.column_groups))]
 
 
 def key(o): return o['table'], o['start'], o['seed']
@@ -213,10 +212,9 @@ def run(folder, out, tables, studies, jobs):
     todo = [(t, a, s) for s in range(5) for study in studies for on, arms, seeds in [STUDIES[study]]
             for t in on for a in arms if t in tables and s < seeds]
     there = {key(o) for o in read_jsonl(out/'runs.jsonl')}
-    todo = [o for o in dict.fromkeys(todo) if o not in there]
+    todo = [(*o, folder) for o in dict.fromkeys(todo) if o not in there]
     from inputs import fit  # by its name: what a script has of its own cannot go to other processes
-    fits = Parallel(jobs, return_as='generator_unordered')(delayed(fit)(*o, folder) for o in todo)
-    for row in progress_bar(fits, total=len(todo)): append_jsonl(out/'runs.jsonl', row)
+    side_by_side(out/'runs.jsonl', fit, todo, jobs)
 
 
 # --- What came of it ---

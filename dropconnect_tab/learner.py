@@ -73,15 +73,13 @@ def _y_scale(to, y_scale, y_range, n_out, loss_func):
     if y_scale is None: return None if y_range else get_y_scale(to, n_out, loss_func)
     if not is_listy(y_scale) or len(y_scale) != 2:
         raise ValueError(f"y_scale={y_scale!r}: give the target's (mean, std), or False")
-    return TargetScale(*y_scale, loss_power(loss_func or getattr(to, 'loss_func', None)))
+    return TargetScale(*y_scale, loss_power(loss_func))
 
 def _has_classes(to, loss_func):
     "Is the target a category, or the loss one for classes?"
-    loss_func = loss_func or getattr(to, 'loss_func', None)
     return is_for_classes(loss_func) or isinstance(to, TabularPandas) and predicts_category(to)
 
-def _member_loss(to, loss_func):
-    loss_func = loss_func or getattr(to, 'loss_func', None)
+def _member_loss(loss_func):
     if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
     return loss_func if isinstance(loss_func, MemberLoss) else MemberLoss(loss_func)
 
@@ -123,6 +121,7 @@ def dropconnect_learner(
                      members=members, own_embeds=own_embeds, emb_std=emb_std, y_scale=y_scale, ps=ps)
     to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
     _check_names(dls, dict(c=n_out, loss_func=loss_func))
+    loss_func = loss_func or getattr(to, 'loss_func', None)
     _check_numbers(to)
     _check_batches(dls.train)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
@@ -134,7 +133,7 @@ def dropconnect_learner(
     if 'cont_edges' not in config: config['cont_edges'] = get_cont_edges(to, n_bins)
     elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
     if config['members'] != 1:
-        loss_func = _member_loss(to, loss_func)
+        loss_func = _member_loss(loss_func)
         if 'average' not in config: config['average'] = average_for(loss_func.base)
     model = DropConnectTabularModel(emb_szs, n_cont, n_out, list(ifnone(layers, [200,100])), **config)
     # A single net without masks stays fastai's to the last bit
