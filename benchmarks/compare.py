@@ -51,8 +51,8 @@ def tasks():
     from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLoaders
     for name, n_cat, n_cont in (('40 categories', 40, 2), ('40 numbers', 1, 40), ('few columns', 2, 3)):
         df, cats, conts = made_up(n_cat, n_cont, 10_000)
-        dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=cats, cont_names=conts,
-                                         y_names='y', bs=256, valid_idx=range(2000), device='cpu')
+        dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=cats,
+                                         cont_names=conts, y_names='y', bs=256, valid_idx=range(2000), device='cpu')
         learn = package.dropconnect_learner(package.fast_dls(dls))
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(1)

@@ -136,8 +136,8 @@ def main():
         lines += [f'## Beside {title}', '', '| fit | seconds | ratio |', '|---|---|---|',
                   *(f'| {k} | {v:.2f} | {v/base:.2f} |' for k, v in found.items()), '']
     lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 units, on the same batches of 256, with '
-              'the optimizers of `dropconnect_learner`; MB', 'after a step (weights, gradients, state of the optimizer), and at '
-              'the peak of a step.', '',
+              'the optimizers of `dropconnect_learner`; MB',
+              'after a step (weights, gradients, state of the optimizer), and at the peak of a step.', '',
               '| masks | 8 nets | 8 members | ratio | peak, 8 nets | peak, 8 members | ratio |',
               '|---|---|---|---|---|---|---|']
     for mask in ('', 'trainable', 'frozen', 'resampled'):

@@ -64,7 +64,8 @@ def main():
         rows.append([name, f'{len(table.train_idx):,}', *times_ratios])
     text = '\n'.join([
         '# Time of a fit', '', f'One epoch, validation included; medians of {args.repeats} interleaved repeats; '
-        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.', '', *markdown(head, rows)])
+        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.',
+        '', *markdown(head, rows)])
     print(text)
     if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
 

@@ -291,7 +291,8 @@ def page(head, parts):
              ', '.join(f'{k} {v}' for k, v in head['packages'].items()) + f"; CUDA {head['cuda']}, Python "
              f"{head['python']}.", '',
              f"{head['rows']:,} synthetic sales, batches of {head['batch']:,}, layers {head['layers']}; a fit has "
-             f"{head['epochs']} epochs. Medians of up to {head['repeats']} interleaved repeats after one that warms up.",
+             f"{head['epochs']} epochs. Medians of up to {head['repeats']} interleaved repeats after one "
+             "that warms up.",
              '', *(['Trial on few rows: no number here is a result.', ''] if head['small'] else []),
              *(['Not run, or stopped early:', '', *left, ''] if left else ['All parts ran.', ''])]
     for o in parts:

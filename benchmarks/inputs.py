@@ -198,8 +198,9 @@ def fit(name, arm, seed, folder):
     seconds = time.perf_counter()-begin
     found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
     masks = learn.model.weight_masks
-    return [dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs, lr=learn.lr,
-                unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()), torch=torch.__version__,
+    return [dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs,
+                lr=learn.lr, unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()),
+                torch=torch.__version__,
                 fan_in=[l.weight.shape[-1] for l in list(find_linears(learn.model).values())[:-1]],
                 columns=len(learn.model.column_groups))]
 
@@ -253,8 +254,8 @@ def inputs_table(out):
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
              "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
              'Columns are those of the table, for the first layer; later layers start with two units. Layers have 400 '
-             'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation of '
-             "0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
+             'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation '
+             "of 0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
              "layers, embeddings with a dense net in fastai's layers, what might come on top and embeddings of "
              "members' own with larger embeddings in fastai's layers, starts with such own embeddings with a dense net "
              'that has them, all else with a dense net. '

@@ -34,7 +34,8 @@ def codes(folder):
     conts = ['machine_hours_current_meter', 'age']
     test = np.random.default_rng(1).random(len(df)) < .2
     cats = [o for o in df if o not in (*conts, 'log_price')]
-    return Table('bulldozers', 'codes', 'all', df, 'log_price', cats, conts, np.flatnonzero(~test), np.flatnonzero(test))
+    return Table('bulldozers', 'codes', 'all', df, 'log_price', cats, conts, np.flatnonzero(~test),
+                 np.flatnonzero(test))
 
 
 def fit(table, name, native, seed):
@@ -58,8 +59,8 @@ def native_table(out):
                          f"{sum(errs['seconds', o] for o in tables):.0f}"])
         rows.append(['native against codes', *(f'{o:+.1f}%' for o in diff), f'{np.mean(diff):+.1f}%', ''])
     seeds = runs.groupby(['table', 'method', 'native']).size().min()
-    return (f"Errors on slices of training rows (RMSE; adult: log loss), means of {seeds} seeds, and seconds of one fit of "
-            "each table.\n\n" + '\n'.join(markdown(['', *tables, 'mean', 'seconds'], rows)))
+    return (f"Errors on slices of training rows (RMSE; adult: log loss), means of {seeds} seeds, and seconds of one "
+            "fit of each table.\n\n" + '\n'.join(markdown(['', *tables, 'mean', 'seconds'], rows)))
 
 
 def main():

@@ -3,8 +3,9 @@
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
 is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
-variant. Results go to OUT/runs.jsonl, a line for each fit, and the table of mean errors to OUT/settings.md. What is
-there is not repeated.
+variant. `fit` says what the defaults were when these results were made: half of the weights dropped, layers of 400
+and 200 units, embeddings that members share and that start as fastai's do. Results go to OUT/runs.jsonl, a line for
+each fit, and the table of mean errors to OUT/settings.md. What is there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
 
@@ -83,8 +84,8 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
     if quantile_bins and kwargs.get('n_bins') != 0:
         config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
-    # Layers of this size and shared embeddings were the defaults once
-    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{'layers': [400, 200], 'own_embeds': False, **kwargs})
+    once_default = dict(weight_p=.5, layers=[400, 200], own_embeds=False, emb_std=.01)
+    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{**once_default, **kwargs})
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
         emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)

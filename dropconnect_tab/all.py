@@ -1,4 +1,4 @@
-"What `from dropconnect_tab.all import *` brings: the three entry points, what they add to a `Learner`, what errors name"
+"What `from dropconnect_tab.all import *` brings: the entry points, what they add to a `Learner`, what errors name"
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
 from dropconnect_tab.embeddings import get_cont_edges

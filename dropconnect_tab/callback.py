@@ -20,7 +20,7 @@ class DropConnectCallback(Callback):
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
     _learn = None
     def __init__(self,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
         mask:str=None, # 'trainable' (may grow back), 'frozen' (stay 0) or 'resampled' (each step); else 'trainable'
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None

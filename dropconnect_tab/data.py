@@ -35,11 +35,11 @@ def batch_size(n, bs=None):
 
 # %% ../nbs/08_data.ipynb #ba767110
 def _rows_together(df):
-    "The values of a frame with rows next to each other: pandas keeps columns together, and a gather would jump for each"
+    "The values of a frame, each row's next to each other: pandas keeps columns together, and a gather would jump"
     return tensor(np.ascontiguousarray(df.to_numpy()))
 
 def _as_tensors(to):
-    "Codes, numbers (where there are any) and targets (where there are any) of a `TabularPandas`, as `ReadTabBatch` does"
+    "Codes, numbers and targets (the last two where there are any) of a `TabularPandas`, as `ReadTabBatch` does"
     res = (_rows_together(to.cats).long(),)
     if to.with_cont: res += (_rows_together(to.conts).float(),)
     return res + ((_rows_together(to.targ),) if all(n in to.items for n in to.y_names) else ())

@@ -119,7 +119,8 @@ def _check_target(name, mean, std):
         f"target {name!r} is {mean:.7g} in all training rows: where it is not, float32, in which fastai keeps it, "
         "cannot hold it: subtract its mean first")
     if std < 1e-6*abs(mean): raise ValueError(
-        f"target {name!r} is {mean:.7g} with a spread of {std:.3g}, which float32 cannot hold: subtract {mean:.7g} from it")
+        f"target {name!r} is {mean:.7g} with a spread of {std:.3g}, which float32 cannot hold: subtract "
+        f"{mean:.7g} from it")
     if not 1e-15 < std < 1e15: raise ValueError(
         f"target {name!r} has a spread of {std:.3g}, whose square float32 cannot hold: divide it by {std:.1g}")
 

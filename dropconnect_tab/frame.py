@@ -104,7 +104,7 @@ def _as_numbers(text):
 def _as_dates(text, how): return pd.to_datetime(text, format=how, errors='coerce')
 
 def _date_format(values):
-    "The first of the formats in which all of `values`, different strings, are dates, and another that would do; or Nones"
+    "The first format in which all of `values`, different strings, are dates, and another that would do; or Nones"
     good = [o for o in _FORMATS if _as_dates(values[:9], o).notna().all() and _as_dates(values, o).notna().all()]
     if good[:1] == ['%Y%m%d'] and (len(values) < 10 or not values.between('19', '21').all()): return None,None
     return good[0] if good else None,good[1] if len(good) > 1 else None
@@ -123,7 +123,8 @@ def how_to_read(name, col, max_card):
     values = pd.Series(_without_blanks(col).dropna().unique(), dtype=object)
     if not len(values) or _are_dates(col): return None
     how,other = _date_format(values)
-    if other: warnings.warn(f"column {name!r} has dates that are read as {how}, and could be {other}: make dates of them")
+    if other: warnings.warn(
+        f"column {name!r} has dates that are read as {how}, and could be {other}: make dates of them")
     if how: return how
     numbers,share = _as_numbers(values),len(values)/len(col)
     if len(values) <= max_card: return None
@@ -134,23 +135,24 @@ def how_to_read(name, col, max_card):
                           f"place of others, such as {values[read.isna()].iloc[0]!r}, or name it in cat_names")
             return None
     if share > .5: warnings.warn(
-        f"column {name!r} has {len(values):,} different strings in {len(col):,} rows, of which a net learns little: leave "
-        "it out, or name it in cat_names")
+        f"column {name!r} has {len(values):,} different strings in {len(col):,} rows, of which a net learns little: "
+        "leave it out, or name it in cat_names")
     return None
 
 def read_text(col, how):
-    "A column with what its strings say; other columns as they are. A `ValueError` that names a string which says nothing"
+    "A column with what its strings say; other columns as they are. A `ValueError` names a string that says nothing"
     if how == '%Y%m%d' and pd.api.types.is_integer_dtype(col.dtype): col = col.astype(str).where(col.notna())
     if not _is_text(col): return col
     text = _without_blanks(col)
     read = _as_numbers(text) if how == 'number' else _as_dates(text, how)
     if len(bad := text[text.notna() & read.isna()]):
-        raise ValueError(f"column {col.name!r} was read as {how} in training, and now has {bad.iloc[0]!r}: make it a gap")
+        raise ValueError(
+            f"column {col.name!r} was read as {how} in training, and now has {bad.iloc[0]!r}: make it a gap")
     return read
 
 # %% ../nbs/09_frame.ipynb #7686a787
 def _unit(name, col):
-    "What numbers are divided by: their spread where it is so small that fastai's `Normalize`, which adds 1e-7, would lose it"
+    "What numbers are divided by: their spread, where fastai's `Normalize`, which adds 1e-7, would lose it; else 1"
     std = np.nanstd(_numbers(name, col))
     return std if 0 < std < 1e-4 else 1.
 

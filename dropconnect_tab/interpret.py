@@ -29,7 +29,8 @@ def _static_masks(learn):
         "the net has no masks yet: make it with dropconnect_learner, or train it with a DropConnectCallback first")
     if masks.mask == 'resampled': raise ValueError(
         "resampled masks change at every step, so there are none to plot as with mask='trainable' or 'frozen'")
-    if not masks.linears: raise ValueError("no weight was dropped, so there is no mask to plot: give a weight_p above 0")
+    if not masks.linears: raise ValueError(
+        "no weight was dropped, so there is no mask to plot: give a weight_p above 0")
     return masks
 
 def _of_member(masks, name, member):

@@ -56,7 +56,7 @@ def _check_numbers(to):
             "of infinite values; leave out a column of gaps alone")
 
 def _check_names(dls, told):
-    "A `ValueError` that names a category which hides what fastai looks for in the table, unless the caller has `told` it"
+    "A `ValueError` names a category that hides what fastai looks for in the table, unless the caller has `told` it"
     hidden = [n for n in ('c','loss_func') if told[n] is None]
     if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp']
     if taken := [n for n in hidden if n in dls.cat_names]:
@@ -65,7 +65,8 @@ def _check_names(dls, told):
 def _check_batches(dl):
     "A `ValueError` where the training rows do not fill one batch, so that a fit would take no step"
     if not len(dl): raise ValueError(
-        f"bs={dl.bs}, and {dl.n} training rows: too few for one whole batch, so no step would be taken: give a smaller bs")
+        f"bs={dl.bs}, and {dl.n} training rows: too few for one whole batch, so no step would be taken: "
+        "give a smaller bs")
 
 def _y_scale(to, y_scale, y_range, n_out, loss_func):
     "A `TargetScale`, or None where the outputs are left as they are"
@@ -101,14 +102,14 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
+    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
     mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
     unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets, each with its own weights and masks, that vote; None: 8
-    own_embeds:bool=None, # Have members embeddings of categories of their own? None: if one's have under 2 million numbers
-    emb_std=None, # Standard deviation that embeddings of categories start with; None: 0.3, less for rare ones and few rows
+    own_embeds:bool=None, # Own category embeddings for each member? None: if one member's have under 2 million numbers
+    emb_std=None, # Standard deviation of category embeddings at the start; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more where rows are few

@@ -54,7 +54,7 @@ def draw_mask(
     generator:torch.Generator=None, # CPU generator to draw from; None draws from the global one
     groups:list=None, # Widths of adjacent inputs that are dropped together, as those of a table column; sum: inputs
 ) -> torch.Tensor: # Bool keep-mask of `shape` on the CPU, `True` = kept
-    "Draw a keep-mask that drops `round(weight_p * n)` of its n weights, or (unit, group) pairs, as many in each unit ±1"
+    "Draw a keep-mask that drops `round(weight_p * n)` of n weights, or (unit, group) pairs, as many in each unit ±1"
     *members,n_out,n_in = shape
     if groups is not None and sum(groups) != n_in:
         raise ValueError(f"groups={groups} sum to {sum(groups)}, but the weight has {n_in} inputs")
@@ -148,7 +148,7 @@ def _table_groups(model, linears, unit):
 
 # %% ../nbs/01_masks.ipynb #f2d20a02
 def few_inputs(n_in, groups=None):
-    "The `weight_p` that leaves a unit four of the table columns (`groups`), or two of `n_in` inputs; 0: there are no more"
+    "The `weight_p` that leaves a unit four of the table's columns (`groups`), or two of `n_in` inputs; 0: all of them"
     return max(0., 1 - 4/len(groups) if groups else 1 - 2/n_in)
 
 def default_weight_p(weight_p, mask):
@@ -168,7 +168,7 @@ class WeightMasks:
     "Keep-masks for the hidden `nn.Linear`s of one model: draw, apply, mask gradients, restore zeros, report"
     def __init__(self,
         model:nn.Module, # Any PyTorch model
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; None: every `nn.Linear` but the last
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator when they are drawn

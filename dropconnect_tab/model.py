@@ -73,7 +73,7 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: a unit keeps 4 columns
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         seed:int=None, # Seed of the masks; None takes one from the global generator

@@ -169,6 +169,6 @@ def export(self:Predictor,
         with torch.no_grad(): wanted = graph(*rows)[0].numpy()
         got = load_predictor(new)._run(*example)[0]
         if not np.allclose(got, wanted, rtol=1e-4, atol=1e-5*abs(wanted).max()): raise ValueError(
-            f"the exported graph's outputs differ from the net's by up to {abs(got-wanted).max():.2g}: do masks or dropout "
-            "stay on at inference?")
+            f"the exported graph's outputs differ from the net's by up to {abs(got-wanted).max():.2g}: do masks "
+            "or dropout stay on at inference?")
         os.replace(new, path)

@@ -113,7 +113,7 @@ class _DropConnectEstimator(BaseEstimator):
     _of_learner = 'weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','ps','config','lr','opt_func'
     def __init__(self,
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: a unit keeps 4 columns
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: 4 columns a unit
         mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (each step)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
@@ -342,8 +342,8 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
 
     def _loss(self):
         if not in_target_units(self.loss_func): warnings.warn(
-            f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives what "
-            "the loss takes, such as the log of a mean")
+            f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives "
+            "what the loss takes, such as the log of a mean")
         return self.loss_func or MSELossFlat()
 
     def _targets(self, y, taken, reset=False):

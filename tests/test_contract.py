@@ -424,7 +424,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
     assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
-    assert says.pop('own_embeds') == "if one's have under 2 million numbers" and model.own_embeds
+    assert says.pop('own_embeds') == "if one member's have under 2 million numbers" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
     assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
@@ -432,7 +432,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`FusedAdam` for members'
     masks = model.weight_masks
     assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
-    assert says.pop('weight_p') == 'a unit keeps 4 columns' and list(masks.weight_p.values()) == [1-4/6, 1-2/200]
+    assert says.pop('weight_p') == '4 columns a unit' and list(masks.weight_p.values()) == [1-4/6, 1-2/200]
     assert says.pop('unit') == "'feature' if `weight_p` is None" and not says
     assert all(e.weight.std().item() == pytest.approx(.3, rel=.3) for e in model.embeds)
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's

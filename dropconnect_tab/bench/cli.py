@@ -21,13 +21,15 @@ from .tables import load_table, read_table, tables
 from ..checks import check_choice
 
 # %% ../../nbs/bench/07_cli.ipynb #5e7f66e9
-_HOW_TO_READ = """The best arm comes first. Behind an arm's difference from another stands its 95% interval, by a bootstrap over
-seeds and rows; it is bold where the interval excludes zero."""
+_HOW_TO_READ = """\
+The best arm comes first. Behind an arm's difference from another stands its 95% interval, by a bootstrap
+over seeds and rows; it is bold where the interval excludes zero."""
 
 _MADE_UP = """What made-up sales can show is what masks do to the weights, not which net is better:"""
 
-_NEXT = """A frozen mask holds its zeros to the end; the weights that a trainable one dropped grow back. The seconds are what a mask
-costs.
+_NEXT = """\
+A frozen mask holds its zeros to the end; the weights that a trainable one dropped grow back. The seconds are what a
+mask costs.
 
 Next:
 - your own CSV:    dropconnect-arena --table houses.toml

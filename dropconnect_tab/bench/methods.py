@@ -67,7 +67,7 @@ def fit_fastai(
     device=None, # Device to train on; None: a GPU where there is one
     tick=None, # Called after each epoch
     *,
-    epochs:int, bs:int, lr:float, wd:float, layers:tuple, # Epochs, batch (as for `table_dls`), rate, weight decay, sizes
+    epochs:int, bs:int, lr:float, wd:float, layers:tuple, # Epochs, batch size, rate, weight decay, layer sizes
 ) -> dict: # pred (rows × outputs), seconds, curve (error after each epoch: RMSE, or log loss)
     "Fit fastai's own `tabular_learner`"
     set_seed(seed, reproducible=True)

@@ -128,7 +128,7 @@ def format_summary(
 def format_masks(
     results:list, # Results of runs
 ) -> str: # Markdown
-    "What the masks of each arm did, mean over seeds: zeros that are left, how far dropped weights grew back, and seconds"
+    "What each arm's masks did, mean over seeds: zeros that are left, how far dropped weights grew back, and seconds"
     def cells(runs):
         def mean(key): return np.mean([np.ravel(r[key])[-1] for r in runs]) if all(key in r for r in runs) else np.nan
         zeros,regrown = ('' if np.isnan(o) else f'{o:.0%}' for o in (mean('zeros'), mean('regrowth')))
