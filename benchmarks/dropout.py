@@ -30,7 +30,7 @@ CUT = [f'{o}-classes' for o in ('california', 'bike', 'bulldozers-2012')]
 ROWS = {1000: (30, 64), 3000: (20, 128), 8000: (12, 256)}  # epochs, rows in a batch
 PS = (0., .1, .3, .5)
 STARTS = {'few inputs': None, 'dense': 0.}  # and their `weight_p`
-TODAY = dict(layers=None, own_embeds=None)  # the learner's defaults
+TODAY = dict(layers=None, own_embeds=None, emb_std=None)  # the learner's defaults
 
 
 def in_classes(table):
