@@ -230,11 +230,12 @@ def test_tables_of_slices_come_from_the_files(said_by, name):
 
 def test_what_is_said_of_dropout(said_by):
     "Below 10,000 rows a net for classes gains from dropout, and nearly everywhere more than one for numbers"
+    def errors(start): return runs[runs.start == start].pivot_table(index=['table', 'cut'], columns='ps', values='error')
     said = said_by('dropout')
     lines = read_jsonl(root/'results'/'dropout'/'runs.jsonl')
     assert {said['key'](o) for o in lines} <= {*said['cuts']()}
     runs = pd.DataFrame(lines)
-    mean = runs[runs.start == 'few inputs'].pivot_table(index=['table', 'cut'], columns='ps', values='error')
+    mean, dense = errors('few inputs'), errors('dense')
     gain = (100*(mean[.5]/mean[.3]-1)).unstack()
     assert {*gain.index} == {*said['LARGE'], *said['CUT']}
     classes = [o for o in gain.index if o == 'adult' or o in said['CUT']]
@@ -243,6 +244,11 @@ def test_what_is_said_of_dropout(said_by):
     assert (mean[.3]/mean[0.]-1).unstack().loc[classes, 8000].mean() < -.02
     numbers = gain.drop(classes)
     assert (numbers[[1000, 3000]].mean() > 0).all() and (mean[.3]/mean[0.]-1).unstack().loc[numbers.index, 8000].min() > 0
+    masks = (100*(mean/dense-1)).xs(1000, level='cut')
+    assert runs[runs.cut == 1000].groupby(['table', 'start', 'ps']).seed.nunique().eq(2).all()
+    assert masks.loc[['adult', 'bike-classes', 'bulldozers-2012-classes'], .5].round(1).tolist() == [-4.8, -4.5, -4.7]
+    assert masks.loc[['bike', 'bulldozers-codes'], .3].round(1).tolist() == [-1.6, -1.0]
+    assert masks.loc[['california', 'bulldozers-2012'], .3].abs().max() < .5 > abs(masks.loc['california-classes', .5])
 
 
 def test_what_is_said_of_few_inputs(said_by):
