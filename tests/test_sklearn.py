@@ -297,11 +297,12 @@ def test_weights_of_rows(cls, members):
     first = np.arange(600) < 300
     df = pd.concat([df[:300]]*2, ignore_index=True)
     y = np.where(first, y[:300].tolist()*2, -np.array(y[:300].tolist()*2))
-    def fit(w): return make(cls, members=members, n_epoch=20).fit(df, target(cls, y), w)
+    def est(): return make(cls, members=members, n_epoch=20, weight_p=.5)
+    def fit(w): return est().fit(df, target(cls, y), w)
     def right(est): return est.score(df[first], target(cls, y[first]))
     assert right(fit(np.where(first, 20., 1.))) > .5 > right(fit(np.where(first, 1., 20.)))
     none = fit(np.where(first, 5., 0.))
-    alone = make(cls, members=members, n_epoch=20).fit(df[first], target(cls, y[first]), np.ones(300))
+    alone = est().fit(df[first], target(cls, y[first]), np.ones(300))
     assert np.allclose(none.predict_dist(df)[0], alone.predict_dist(df)[0]) if members > 1 else right(none) > .8
 
 
