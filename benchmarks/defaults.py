@@ -2,8 +2,9 @@
 
 Nothing is chosen here: nets are trained for the same epochs, in batches of the same size, and every arm has one
 setting for all tables, but that trees read native categories where slices favour them. What the defaults are made of
-is then taken away, one thing at a time. Results go to OUT/<table>-<split>/, the tables over all of them to `ranks.md`,
-`default.md`, `ablation.md` and `single.md` in OUT.
+is then taken away, one thing at a time; and both sides train for longer, the learner for twice the epochs, boosted
+trees for more rounds. Results go to OUT/<table>-<split>/, the tables over all of them to `ranks.md`, `default.md`,
+`ablation.md`, `single.md` and `longer.md` in OUT.
 
     python benchmarks/defaults.py FOLDER --out results/defaults
 
@@ -21,6 +22,7 @@ from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import format_differences, format_ranks, rank_methods
 from dropconnect_tab.bench.runs import read_runs, run_methods, table_folder, with_parts
 from dropconnect_tab.bench.tables import load_table
+from files import markdown
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -32,8 +34,10 @@ ARMS = ['default', 'fastai', 'rf', 'et', 'xgb', 'lgbm', 'catboost']
 AUTHORS = ['tabm', 'realmlp']
 # Tables on whose slices native categories are better than codes (results/native)
 NATIVE = dict(xgb=['california', 'bike', 'bulldozers-codes'], lgbm=['bulldozers-codes'],
-              catboost=['adult', 'bulldozers-2012', 'bulldozers-codes'])
+              catboost=['adult', 'bulldozers-2012'])
 NATIVE['blend'] = NATIVE['xgb']  # the only one of its parts that can read them
+# Boosted trees with more rounds than elsewhere, where XGBoost and LightGBM have 400, and CatBoost 1,000
+MORE_ROUNDS = ['xgb,n_estimators=2000', 'lgbm,n_estimators=2000', 'catboost,n_estimators=2000']
 # The one changed word alone: with fastai's loader, which draws rows with replacement, where the arm has `TabTensorDL`
 ONE_WORD = 'default,loader=fastai'
 # A single net with a mask and nothing else, beside fastai's at the same cost
@@ -49,9 +53,13 @@ def load(name, folder):
     return bulldozers_table(folder/'bulldozers-2012', '2012', 'own')
 
 
+def twice(name): return f'default,epochs={2*TABLES[name][0]}'
+
+
 def variants(name):
     "What is tried on a table besides the arms"
-    return [ONE_WORD, PARTS[0], *([*PARTS[1:], SINGLE] if name in ABLATED else [])]
+    if name not in ABLATED: return [ONE_WORD, PARTS[0]]
+    return [ONE_WORD, *PARTS, SINGLE, *MORE_ROUNDS, twice(name), f'{twice(name)},weight_p=0']
 
 
 def methods_for(name, labels):
@@ -73,6 +81,19 @@ def ranks(folders):
     return format_ranks(rank_methods(every, [*ARMS, *authors]))
 
 
+def longer(folders):
+    "The learner with twice the epochs and with the usual ones, beside others that train for longer, as Markdown"
+    where = [o for o in ABLATED if o in folders]
+    def others(name): return ['default', f'{twice(name)},weight_p=0', *MORE_ROUNDS, 'tabm']
+    def row(name):
+        line = format_differences([folders[name]], twice(name), others(name)).splitlines()[-1]
+        return [o.strip() for o in line.strip('|').split('|')]
+    head = ['table', 'twice the epochs', 'against the usual epochs', 'against itself with `weight_p=0`',
+            *(f'against {o}' for o in (*MORE_ROUNDS, 'tabm'))]
+    return '\n'.join([*markdown(head, [row(o) for o in where]),
+                      format_differences([folders[o] for o in where], 'default', MORE_ROUNDS)])
+
+
 def tables(folders):
     "Name → Markdown of the tables over all `folders`"
     every = list(folders.values())
@@ -81,7 +102,7 @@ def tables(folders):
     single = [folders[o] for o in ABLATED if o in folders]
     return dict(ranks=ranks(folders), ablation=ablations(folders),
                 default='\n\n'.join(format_differences(every, *o) for o in compared),
-                single=format_differences(single, SINGLE, ['fastai']))
+                single=format_differences(single, SINGLE, ['fastai']), longer=longer(folders))
 
 
 def main():
