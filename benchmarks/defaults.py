@@ -16,13 +16,14 @@ import argparse
 import warnings
 from pathlib import Path
 
+from files import markdown
+
 from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.bulldozers import bulldozers_table
 from dropconnect_tab.bench.methods import read_method
-from dropconnect_tab.bench.report import format_differences, format_ranks, rank_methods
+from dropconnect_tab.bench.report import differences_of, format_differences, format_ranks, rank_methods
 from dropconnect_tab.bench.runs import read_runs, run_methods, table_folder, with_parts
 from dropconnect_tab.bench.tables import load_table
-from files import markdown
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -53,13 +54,16 @@ def load(name, folder):
     return bulldozers_table(folder/'bulldozers-2012', '2012', 'own')
 
 
-def twice(name): return f'default,epochs={2*TABLES[name][0]}'
+def twice(name):
+    "The learner with twice the epochs, and the same without masks"
+    arm = f'default,epochs={2*TABLES[name][0]}'
+    return arm, f'{arm},weight_p=0'
 
 
 def variants(name):
     "What is tried on a table besides the arms"
     if name not in ABLATED: return [ONE_WORD, PARTS[0]]
-    return [ONE_WORD, *PARTS, SINGLE, *MORE_ROUNDS, twice(name), f'{twice(name)},weight_p=0']
+    return [ONE_WORD, *PARTS, SINGLE, *MORE_ROUNDS, *twice(name)]
 
 
 def methods_for(name, labels):
@@ -84,12 +88,12 @@ def ranks(folders):
 def longer(folders):
     "The learner with twice the epochs and with the usual ones, beside others that train for longer, as Markdown"
     where = [o for o in ABLATED if o in folders]
-    def others(name): return ['default', f'{twice(name)},weight_p=0', *MORE_ROUNDS, 'tabm']
+    others = [*MORE_ROUNDS, 'tabm']
     def row(name):
-        line = format_differences([folders[name]], twice(name), others(name)).splitlines()[-1]
-        return [o.strip() for o in line.strip('|').split('|')]
+        arm, dense = twice(name)
+        return differences_of(folders[name], arm, ['default', dense, *others])
     head = ['table', 'twice the epochs', 'against the usual epochs', 'against itself with `weight_p=0`',
-            *(f'against {o}' for o in (*MORE_ROUNDS, 'tabm'))]
+            *(f'against {o}' for o in others)]
     return '\n'.join([*markdown(head, [row(o) for o in where]),
                       format_differences([folders[o] for o in where], 'default', MORE_ROUNDS)])
 

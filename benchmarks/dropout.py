@@ -30,7 +30,6 @@ CUT = [f'{o}-classes' for o in ('california', 'bike', 'bulldozers-2012')]
 ROWS = {1000: (30, 64), 3000: (20, 128), 8000: (12, 256)}  # epochs, rows in a batch
 PS = (0., .1, .3, .5)
 STARTS = {'few inputs': None, 'dense': 0.}  # and their `weight_p`
-TODAY = dict(layers=None, own_embeds=None, emb_std=None)  # the learner's defaults
 
 
 def in_classes(table):
@@ -68,7 +67,7 @@ def fits(name, rows, seed, folder):
     "A line for each start and each amount of dropout on a cut"
     table, epochs, bs = cut(name, rows, seed, folder)
     return [dict(table=name, cut=rows, rows=len(table.train_idx), start=start, seed=seed, ps=ps,
-                 **fit(table, seed, epochs, bs, ps=ps, weight_p=weight_p, **TODAY))
+                 **fit(table, seed, epochs, bs, ps=ps, weight_p=weight_p))
             for start, weight_p in STARTS.items() for ps in PS]
 
 

@@ -3,8 +3,8 @@
 Each variant changes one thing of the start, which has everything that might pay. What made no difference is not among
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
 is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
-variant. `fit` says what the defaults were when these results were made: half of the weights dropped, layers of 400
-and 200 units, embeddings that members share and that start as fastai's do. Results go to OUT/runs.jsonl, a line for
+variant. It says what the defaults were when these results were made: half of the weights dropped, layers of 400 and
+200 units, embeddings that members share and that start as fastai's do. Results go to OUT/runs.jsonl, a line for
 each fit, and the table of mean errors to OUT/settings.md. What is there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings
@@ -34,7 +34,8 @@ from dropconnect_tab.embeddings import bin_edges
 warnings.filterwarnings('ignore')
 
 SLICED = ['california', 'bike', 'adult', 'bulldozers', 'diabetes']
-START = dict(ps=.1, embed_p=.1, wd=.1, quantile_bins=True)
+ONCE_DEFAULT = dict(weight_p=.5, layers=[400, 200], own_embeds=False, emb_std=.01)
+START = dict(ps=.1, embed_p=.1, wd=.1, quantile_bins=True, **ONCE_DEFAULT)
 VARIANTS = {
     'start': {}, 'weight_p=0': dict(weight_p=0), 'weight_p=0.8': dict(weight_p=.8),
     'weight_p=0.95': dict(weight_p=.95),
@@ -84,8 +85,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     config, cbs = dropconnect_config(embed_p=embed_p, cont_emb_sz=cont_emb_sz), [L1Penalty(l1)] if l1 else None
     if quantile_bins and kwargs.get('n_bins') != 0:
         config['cont_edges'] = quantile_edges(dls.train_ds, kwargs.pop('n_bins', None))
-    once_default = dict(weight_p=.5, layers=[400, 200], own_embeds=False, emb_std=.01)
-    learn = dropconnect_learner(dls, config=config, cbs=cbs, **{**once_default, **kwargs})
+    learn = dropconnect_learner(dls, config=config, cbs=cbs, **kwargs)
     if periodic and learn.model.cont_embed is not None:
         emb = learn.model.cont_embed
         emb.embed = PeriodicEmbeddings(len(emb.low), emb.emb_sz, frequency_init_scale=.05, lite=False)

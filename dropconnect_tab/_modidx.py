@@ -245,6 +245,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'dropconnect_tab/bench/report.py'),
                                               'dropconnect_tab.bench.report.compare': ( 'bench/report.html#compare',
                                                                                         'dropconnect_tab/bench/report.py'),
+                                              'dropconnect_tab.bench.report.differences_of': ( 'bench/report.html#differences_of',
+                                                                                               'dropconnect_tab/bench/report.py'),
                                               'dropconnect_tab.bench.report.format_differences': ( 'bench/report.html#format_differences',
                                                                                                    'dropconnect_tab/bench/report.py'),
                                               'dropconnect_tab.bench.report.format_masks': ( 'bench/report.html#format_masks',

@@ -136,7 +136,8 @@ def test_all_nets_had_the_same_epochs_and_batches(defaults):
 
 def test_native_categories_are_where_they_favour_an_opponent(defaults):
     said, folders = defaults
-    native = {(r['arm'].split(',')[0], name) for name, o in folders.items() for r in read_runs(o) if r['params'].get('native')}
+    native = {(r['arm'].split(',')[0], name) for name, o in folders.items() for r in read_runs(o)
+              if r['params'].get('native')}
     assert native == {(arm, o) for arm, tables in said['NATIVE'].items() for o in tables
                       if arm != 'blend'}
 
@@ -150,11 +151,13 @@ def test_tables_of_the_defaults_come_from_the_files(defaults):
 def test_what_is_said_of_the_defaults(defaults):
     "The words of docs/when.md: shares of `default.md`, ranks of `ranks.md`, embeddings of `ablation.md`"
     said, folders = defaults
+    def cells(block):
+        "Table → its differences: each share, in a list that may be empty, and whether it is clear, which bold says"
+        return {l.split('|')[1].strip(): [(numbers(o)[0][:1], '**' in o) for o in l.split('|')[3:-1]]
+                for l in block.splitlines()[2:]}
     def shares(block):
-        "For each column of differences: table → share, and whether it is clear, which bold says; where there is one"
-        cells = {l.split('|')[1].strip(): [(numbers(o)[0][:1], '**' in o) for o in l.split('|')[3:-1]]
-                 for l in block.splitlines()[2:]}
-        columns = zip(*(cells[o.name] for o in folders.values()))
+        "For each column of differences: table → share, and whether it is clear; where there is one"
+        columns = zip(*(cells(block)[o.name] for o in folders.values()))
         return [{name: (*share, clear) for name, (share, clear) in zip(folders, column) if share} for column in columns]
     blocks = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')
     (fastai, blend, xgb, dense, shared), (catboost, tabm, realmlp) = (shares(o) for o in blocks[:2])
@@ -175,13 +178,17 @@ def test_what_is_said_of_the_defaults(defaults):
     assert clear(tabm) == {*said['ABLATED']}
     assert [tabm[k][0] for k in said['ABLATED']] == [2.9, 4.3, -8.2, -5.9, -2.2]
     assert clear(realmlp) == {*said['ABLATED']} and all(-12.5 < realmlp[o][0] < -3.5 for o in said['ABLATED'])
-    twice, usual = ({l.split('|')[1].strip(): [(numbers(o)[0][0], '**' in o) for o in l.split('|')[3:-1]]
-                     for l in o.splitlines()[2:]} for o in
-                    (root/'results'/'defaults'/'longer.md').read_text().split('\n\n'))
-    assert [*twice] == [*usual] == ['california-random', 'bike-days', 'adult-official', 'bulldozers-2012', 'bulldozers-codes']
+    longer = (root/'results'/'defaults'/'longer.md').read_text()
+    twice, usual = ({t: [(*share, clear) for share, clear in row] for t, row in cells(o).items()}
+                    for o in longer.split('\n\n'))
+    assert [*twice] == [*usual] == ['california-random', 'bike-days', 'adult-official', 'bulldozers-2012',
+                                      'bulldozers-codes']
     assert [o[0] for o in twice.values()] == [(-2.3, True), (1.1, False), (-.3, False), (2.2, True), (-1.4, True)]
     assert not any(o[1][1] for o in twice.values())  # with `weight_p=0`
     assert {(t, i) for t, o in twice.items() for i in (2, 3, 4) if o[i][1] and o[i][0] > 0} == {('bulldozers-2012', 4)}
+    ahead = {(t, i) for t, o in twice.items() for i in (2, 3, 4) if o[i][1] and o[i][0] < 0}
+    assert ahead == {('bike-days', 3), ('adult-official', 2), ('adult-official', 3), ('bulldozers-codes', 3),
+                     ('bulldozers-codes', 4)}
     assert twice['bulldozers-2012'][4][0] == 5.5 and twice['bulldozers-codes'][2] == (-1.1, False)
     assert [o[0] for o in twice['bulldozers-codes'][3:5]] == [-2.6, -11.5]
     level = {(t, i) for t, o in usual.items() for i in (0, 1) if not o[i][1]}
@@ -243,7 +250,8 @@ def test_tables_of_slices_come_from_the_files(said_by, name):
 
 def test_what_is_said_of_dropout(said_by):
     "Below 10,000 rows a net for classes gains from dropout, and nearly everywhere more than one for numbers"
-    def errors(start): return runs[runs.start == start].pivot_table(index=['table', 'cut'], columns='ps', values='error')
+    def errors(start):
+        return runs[runs.start == start].pivot_table(index=['table', 'cut'], columns='ps', values='error')
     said = said_by('dropout')
     lines = read_jsonl(root/'results'/'dropout'/'runs.jsonl')
     assert {said['key'](o) for o in lines} <= {*said['cuts']()}
@@ -256,7 +264,8 @@ def test_what_is_said_of_dropout(said_by):
     assert gain.loc[classes, [1000, 3000]].max(axis=None) < 2 < gain.loc[classes, 8000].max()
     assert (mean[.3]/mean[0.]-1).unstack().loc[classes, 8000].mean() < -.02
     numbers = gain.drop(classes)
-    assert (numbers[[1000, 3000]].mean() > 0).all() and (mean[.3]/mean[0.]-1).unstack().loc[numbers.index, 8000].min() > 0
+    assert (numbers[[1000, 3000]].mean() > 0).all()
+    assert (mean[.3]/mean[0.]-1).unstack().loc[numbers.index, 8000].min() > 0
     masks = (100*(mean/dense-1)).xs(1000, level='cut')
     assert runs[runs.cut == 1000].groupby(['table', 'start', 'ps']).seed.nunique().eq(2).all()
     assert masks.loc[['adult', 'bike-classes', 'bulldozers-2012-classes'], .5].round(1).tolist() == [-4.8, -4.5, -4.7]

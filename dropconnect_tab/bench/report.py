@@ -304,6 +304,13 @@ def format_percent(results, arm, other):
     mean = summarise(runs[other])[measure_of(results[0])][other]
     return _difference(*(100*o/mean for o in paired_interval(runs[arm], runs[other])), digits=1, unit='%')
 
+def differences_of(folder, arm, references):
+    "A row of `format_differences`: the table, the error of `arm`, and by how much it differs from each other"
+    results = read_results(folder)
+    measure = measure_of(results[0])
+    error = f'{_LABELS[measure]} {summarise(results)[measure][arm]:.4f}'
+    return [Path(folder).name, error, *(format_percent(results, arm, o) for o in references)]
+
 # %% ../../nbs/bench/06_report.ipynb #7d1a000a
 def format_differences(
     folders:list, # Folders of tables, as for `report`
@@ -311,9 +318,5 @@ def format_differences(
     references:list, # What it is compared with
 ) -> str: # Markdown
     "On each table, by how many percent the error of `arm` differs from others', with its 95% interval"
-    def row(folder):
-        results = read_results(folder)
-        measure = measure_of(results[0])
-        error = f'{_LABELS[measure]} {summarise(results)[measure][arm]:.4f}'
-        return [Path(folder).name, error, *(format_percent(results, arm, o) for o in references)]
-    return _markdown(['table', arm, *(f'against {o}' for o in references)], [row(o) for o in folders])
+    head = ['table', arm, *(f'against {o}' for o in references)]
+    return _markdown(head, [differences_of(o, arm, references) for o in folders])
