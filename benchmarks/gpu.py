@@ -90,8 +90,8 @@ def table(kit, limit):
 
 def cuda_tests(kit, limit):
     kit.needs_cuda()
-    command = [sys.executable, '-m', 'pytest', '-m', 'cuda', '-rfE', '--tb=line', '-p', 'no:cacheprovider',
-               '--continue-on-collection-errors']  # tests of optional packages
+    command = [sys.executable, '-m', 'pytest', '-o', 'addopts=-q', '-m', 'cuda', '-rfE', '--tb=line',  # in this process
+               '-p', 'no:cacheprovider', '--continue-on-collection-errors']  # tests of optional packages
     out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True).stdout
     yield from pytest_counts(out)
 

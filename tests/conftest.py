@@ -1,75 +1,46 @@
-"A small table, loaders for every kind of target, and where the real data is."
+"How the tests run: one thread a process, quiet, seeded, in groups that share what is costly, and within a budget."
 import os
-from pathlib import Path
 
-import matplotlib
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from fastai.tabular.all import (CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders,
-                                set_seed)
+# Read when torch loads, here and in every process that a test starts: two cores have enough with two processes
+os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='Agg')
 
-from dropconnect_tab.bench.tables import Table
-from dropconnect_tab.learner import dropconnect_learner, only_masks
-from dropconnect_tab.masks import find_linears
+from collections import Counter  # noqa: E402
+from pathlib import Path  # noqa: E402
 
-matplotlib.use('Agg')
+import pytest  # noqa: E402
+
+pytest.register_assert_rewrite('habits', 'helpers')
+
 root = Path(__file__).resolve().parent.parent
 
 
-wide_cats = 'shop', 'day', 'band', 'cheap'  # with two numbers more columns than a unit starts with
-
-
-def make_df(n=400, seed=0):
-    rng = np.random.default_rng(seed)
-    df = pd.DataFrame({'shop': rng.choice(list('abcdef'), n), 'day': rng.choice(list('mtwhf'), n),
-                       'size': rng.normal(size=n), 'age': rng.normal(size=n)})
-    df['price'] = df['size']*(df.shop < 'c') + df.age*(df.day == 't') + 0.1*rng.normal(size=n)
-    df['cost'] = df['price'] + rng.normal(size=n)
-    df['cheap'] = np.where(df.price < 0, 'yes', 'no')
-    df['band'] = pd.cut(df.price, [-99, -.5, .5, 99], labels=['low', 'mid', 'high']).astype(str)
-    return df
-
-
-def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64, path='.', **kwargs):
-    block = CategoryBlock() if y in ('cheap', 'band') else RegressionBlock()
-    return TabularDataLoaders.from_df(make_df(n), path=path, procs=[Categorify, FillMissing, Normalize],
-                                      cat_names=list(cat), cont_names=list(cont), y_names=y, y_block=block,
-                                      valid_idx=list(range(n*4//5, n)), bs=bs, device='cpu', **kwargs)
-
-
-def make_table(y='price', n=200, **kwargs):
-    "The first 80% for training, the rest for the test"
-    rows = dict(df=make_df(n), train_idx=np.arange(n*4//5), test_idx=np.arange(n*4//5, n))
-    return Table('shops', 'random', 'all', y_name=y, cont_names=['size', 'age'],
-                 **{**rows, 'cat_names': ['shop', 'day'], **kwargs})
-
-
-def plain_learner(dls, *args, config=None, **kwargs):
-    "`dropconnect_learner` with nothing but the mask: the extras off, unless the caller or `config` says otherwise"
-    off = {k: v for k, v in dict(only_masks, lr=1e-3).items() if k not in (config or {})}
-    return dropconnect_learner(dls, *args, config=config, **{**off, **kwargs})
-
-
-def hidden(model):
-    "Name → `nn.Linear`, all but the output layer"
-    return dict(list(find_linears(model).items())[:-1])
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Tests that share a fixture of their module run in one process, which makes it once"
+    for o in items:
+        fixtures = (defs[-1] for defs in o._fixtureinfo.name2fixturedefs.values())
+        if any(f.scope != 'function' and f.baseid.endswith('.py') for f in fixtures):
+            o.add_marker(pytest.mark.xdist_group(o.path.stem))
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker('cuda') and not torch.cuda.is_available(): pytest.skip("no GPU")
+    if not item.get_closest_marker('cuda'): return
+    import torch
+    if not torch.cuda.is_available(): pytest.skip("no GPU")
 
 
 @pytest.fixture(autouse=True)
 def quiet_and_seeded(monkeypatch):
     import fastprogress.fastprogress as fp
+    from fastai.torch_core import set_seed
     monkeypatch.setattr(fp, 'NO_BAR', True)
     set_seed(0)
 
 
 @pytest.fixture
-def dls(tmp_path): return make_dls(path=tmp_path)
+def dls(tmp_path):
+    from helpers import make_dls
+    return make_dls(path=tmp_path)
 
 
 @pytest.fixture(scope='session')
@@ -78,3 +49,28 @@ def data_path():
     path = Path(os.environ.get('DROPCONNECT_TAB_DATA', root.parent/'shared'/'data'))
     if not path.exists(): pytest.skip(f"no real data at {path}: set DROPCONNECT_TAB_DATA to its folder")
     return path
+
+
+# --- a budget, told at the end and never a failure ----------------------------------------------------------------
+
+SECONDS, MINUTES = 20, 20  # of one test; of the processor, for all
+took, cpu = Counter(), []
+
+
+def pytest_runtest_logreport(report): took[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session):
+    "A worker's time, with that of the processes that it has waited for"
+    if hasattr(session.config, 'workeroutput'): session.config.workeroutput['cpu'] = sum(os.times()[:4])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node): cpu.append(getattr(node, 'workeroutput', {}).get('cpu', 0.))
+
+
+def pytest_terminal_summary(terminalreporter):
+    total = sum(cpu) + sum(os.times()[:2 if cpu else 4])
+    over = [f"{s:.0f} s, more than {SECONDS}: {o}" for o, s in took.most_common() if s > SECONDS]
+    if total > 60*MINUTES: over.append(f"{total/60:.0f} minutes of processor time, more than {MINUTES}: all tests")
+    for o in over: terminalreporter.write_line(o, yellow=True)

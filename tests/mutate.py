@@ -27,7 +27,7 @@ sys.path.insert(0, str(root))
 from dropconnect_tab.bench.files import append_jsonl, read_jsonl  # noqa: E402 - loads no module that is changed
 
 # Module → its tests, the quick ones first
-TESTS = dict(masks='masks dropconnect members contract properties', layers='dropconnect masks members contract',
+TESTS = dict(masks='masks dropconnect members contract soak', layers='dropconnect masks members contract',
              callback='dropconnect lifecycle contract', model='members contract embeddings lifecycle',
              members='members predict lifecycle', learner='contract members embeddings lifecycle',
              embeddings='embeddings members serve')
@@ -78,7 +78,7 @@ def start(module, text, seconds):
     try:
         import pytest
         sys.meta_path.insert(0, Finder(f'dropconnect_tab.{module}', text))
-        status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-W', 'ignore',
+        status = pytest.main(['-x', '-q', '-n', '0', '-p', 'no:cacheprovider', '-W', 'ignore',
                               *(str(root/'tests'/f'test_{o}.py') for o in TESTS[module].split())])
     finally: os._exit(int(status))
 

@@ -9,7 +9,7 @@ unset PIP_CONSTRAINT
 python3 -m venv "$env"
 source "$env/bin/activate"
 pip install -q 'fastai==2.8.1' 'fastcore<2' 'pandas<3' 'scikit-learn<1.7' 'joblib<1.5' 'rtdl_num_embeddings==0.0.12' \
-    accelerate hypothesis pytest -e .
+    accelerate hypothesis 'pytest<9.2' pytest-xdist -e .
 python -W ignore -c "
 import fastai, fastcore, pandas, sklearn, torch
 for o in (fastai, fastcore, pandas, sklearn, torch): print(o.__name__, o.__version__)"

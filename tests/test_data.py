@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_df, make_dls
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.distributed import DistributedDL
 from fastai.tabular.all import (Categorify, FillMissing, Normalize, RegressionBlock, TabDataLoader, TabularPandas,
                                 TabWeightedDL, Transform, load_learner, rmse, set_seed, tabular_learner)
+from helpers import make_df, make_dls
 
 import dropconnect_tab.data as data
 from dropconnect_tab.all import TabTensorDL, dropconnect_learner, fast_dls

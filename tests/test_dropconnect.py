@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import hidden, make_dls, plain_learner
 from fastai.tabular.all import CancelFitException, Callback, tabular_learner
 from fastai.text.models.awdlstm import WeightDropout
+from helpers import hidden, make_dls, plain_learner
 from torch import nn
 
 import dropconnect_tab.layers as layers

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from conftest import root
+from helpers import root
 
 from dropconnect_tab.model import DropConnectTabularModel
 

@@ -1,20 +1,19 @@
 "A training that is killed again and again, and resumed from its newest readable checkpoint, keeps its mask."
-import multiprocessing as mp
 import random
 import time
 import warnings
 
 import pytest
 import torch
-from conftest import make_dls, plain_learner
 from fastai.tabular.all import Callback, SaveModelCallback, tabular_learner
+from helpers import fork_server, make_dls, plain_learner
 
 from dropconnect_tab.all import DropConnectCallback
 from dropconnect_tab.masks import find_linears
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('serial')]
 
-n_epoch, kills, layers = 100, 12, [60, 40]
+n_epoch, kills, layers = 60, 6, [60, 40]
 
 
 def make(door, mask, path):
@@ -57,8 +56,7 @@ def train(door, mask, path, done):
 @pytest.mark.parametrize('mask', ['trainable', 'frozen'])
 @pytest.mark.parametrize('door', ['model', 'callback'])
 def test_killed_and_resumed(door, mask, tmp_path):
-    ctx, rng, done = mp.get_context('forkserver'), random.Random(0), tmp_path/'done.pth'
-    ctx.set_forkserver_preload(['fastai.tabular.all', 'dropconnect_tab.all'])
+    ctx, rng, done = fork_server(), random.Random(0), tmp_path/'done.pth'
     killed, first = 0, None
     while not done.exists():
         p = ctx.Process(target=train, args=(door, mask, tmp_path, done))

@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import hidden, make_df, make_dls, plain_learner
 from fastai.callback.hook import ActivationStats
 from fastai.interpret import ClassificationInterpretation
 from fastai.losses import (BCELossFlat, BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
                            LabelSmoothingCrossEntropyFlat, MSELossFlat)
 from fastai.tabular.all import (RocAucBinary, TabularLearner, TabularModel, accuracy, get_emb_sz, load_learner, rmse,
                                 set_seed, tabular_learner)
+from helpers import hidden, make_df, make_dls, plain_learner
 from torch import nn
 
 import dropconnect_tab.layers as layers_module
@@ -843,7 +843,7 @@ class Tanh(nn.MSELoss):
     (nn.CrossEntropyLoss(), 'softmax'), (BCEWithLogitsLossFlat(), 'sigmoid'), (nn.BCEWithLogitsLoss(), 'sigmoid'),
     (partial(F.cross_entropy, label_smoothing=.1), 'softmax'),
     (partial(F.binary_cross_entropy_with_logits, pos_weight=torch.ones(1)), 'sigmoid')],
-    ids=repr)
+    ids=lambda o: o if isinstance(o, str) else type(o).__name__)
 def test_the_average_that_goes_with_a_loss(loss, average): assert average_for(loss) == average
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import hidden, make_df, make_table, wide_cats
 from fastai.tabular.all import set_seed
+from helpers import hidden, make_df, make_table, wide_cats
 from torch.nn import functional as F
 
 from dropconnect_tab.bench import methods as bench_methods

@@ -1,8 +1,8 @@
 "`FusedAdam` takes fastai's own steps."
 import pytest
 import torch
-from conftest import make_dls
 from fastai.tabular.all import Adam, set_seed, tabular_learner, trainable_params
+from helpers import make_dls
 from torch import nn
 
 from dropconnect_tab.learner import dropconnect_learner

@@ -1,10 +1,12 @@
 "The pages of the site: their examples run, as a reader would type them after those of the home page."
+import copy
 import inspect
 import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
-from conftest import root
+from helpers import root, side_by_side
 from new_user import blocks, train, write_houses
 
 from dropconnect_tab.all import DropConnectLinear, DropConnectTabularModel
@@ -23,10 +25,18 @@ def read(page): return (root/'docs'/f'{page}.md').read_text(encoding='utf-8')
 def examples(page): return blocks('python', root/'docs'/f'{page}.md')
 
 
-def run_examples(page, **ns):
+@cache
+def home():
+    "What the example of the home page leaves"
+    exec('\n'.join(examples('index')), ns := {})
+    return ns
+
+
+def run_examples(page):
     "What the examples of the home page and then of `page` leave, and the learners that they leave on the way"
-    learners = []
-    for o in examples('index') + examples(page):
+    ns = {**home(), 'learn': copy.deepcopy(home()['learn'])}
+    learners = [ns['learn']]
+    for o in examples(page):
         exec(o, ns)
         learners.append(ns['learn'])
     return ns, learners
@@ -102,6 +112,7 @@ def test_no_other_page_has_examples():
     assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == run
 
 
+@side_by_side
 def test_runs_are_handed_to_a_backend_of_joblib(tmp_path, monkeypatch):
     "The two lines for a cluster, with the processes that joblib brings in the cluster's place"
     import joblib

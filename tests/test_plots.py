@@ -2,10 +2,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import make_df, make_dls, plain_learner
 from fastai.tabular.all import (Categorify, MultiCategoryBlock, Normalize, TabularPandas, set_seed,
                                 tabular_learner)
 from fastcore.basics import range_of
+from helpers import make_df, make_dls, plain_learner
 
 from dropconnect_tab.all import DropConnectCallback, TabTensorDL, dropconnect_learner
 

@@ -4,8 +4,8 @@ import math
 import pandas as pd
 import pytest
 import torch
-from conftest import hidden, make_df, make_dls, plain_learner
 from fastai.tabular.all import (Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize, TabularPandas, accuracy)
+from helpers import hidden, make_df, make_dls, plain_learner
 
 from dropconnect_tab.all import (calibrate_spread, dropconnect_learner, interval_coverage, pred_intervals, plot_coverage,
                                  plot_error_spread, plot_reliability)

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from conftest import root
+from helpers import root
 from new_user import blocks, train, write_houses
 
 from dropconnect_tab.masks import find_linears

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_table
+from helpers import make_table
 from matplotlib.figure import Figure
 
 import dropconnect_tab.bench.report as report_module

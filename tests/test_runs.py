@@ -11,8 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from conftest import make_df, make_table
+from helpers import make_df, make_table, side_by_side
 
 from dropconnect_tab.bench import runs as bench_runs
 from dropconnect_tab.bench.files import add_arrays, append_jsonl, lock_folder, read_arrays, read_jsonl, write_whole
@@ -302,7 +301,7 @@ def hold(folder, held, leave):
 
 def test_a_folder_has_one_writer(table, tmp_path, fitted):
     run(table, 'dense', tmp_path)
-    ctx = multiprocessing.get_context('spawn')
+    ctx = multiprocessing.get_context('fork')
     held, leave = ctx.Event(), ctx.Event()
     other = ctx.Process(target=hold, args=(folder_of(tmp_path), held, leave))
     other.start()
@@ -320,14 +319,10 @@ def test_a_folder_has_one_writer(table, tmp_path, fitted):
 
 # --- Side by side ---
 
-def test_jobs_find_what_one_finds(table, tmp_path, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # of the workers
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+@side_by_side
+def test_jobs_find_what_one_finds(table, tmp_path):
     names = ['dense', 'default,members=2', 'rf']
-    try: one, two = (run_methods(table, methods(*names), 2, tmp_path/str(o), 'cpu', jobs=o, **quick, **forest)
-                     for o in (1, 2))
-    finally: torch.set_num_threads(threads)
+    one, two = (run_methods(table, methods(*names), 2, tmp_path/str(o), 'cpu', jobs=o, **quick, **forest) for o in (1, 2))
     assert [(r['arm'], r['seed']) for r in one] == [(r['arm'], r['seed']) for r in two]
     for a, b in zip(one, two): assert {**a, 'seconds': 0} == {**b, 'seconds': 0}
     a, b = (preds(tmp_path/o) for o in '12')
@@ -371,6 +366,7 @@ def test_damaged_predictions_are_named(table, tmp_path):
         with pytest.raises(ValueError, match=f"{file} is damaged .*: remove it, and the lines of its runs"): read_arrays(file)
 
 
+@side_by_side
 def test_only_the_parent_writes(table, tmp_path, monkeypatch):
     seen = []
     for step in (add_arrays, append_jsonl):
@@ -383,13 +379,15 @@ def test_only_the_parent_writes(table, tmp_path, monkeypatch):
     assert len(lines(tmp_path)) == 4 and len(preds(tmp_path)) == 5
 
 
+@side_by_side
 def test_workers_share_the_cores(table, tmp_path):
     "loky gives each its part of the threads, and a run says how many it had"
-    with joblib.parallel_config(backend='loky', inner_max_num_threads=1):
+    with joblib.parallel_config(backend='loky', inner_max_num_threads=2):
         res = run_methods(table, methods('rf', 'et'), 1, tmp_path, jobs=2, **forest)
-    assert [r['threads'] for r in res] == [1, 1]
+    assert [r['threads'] for r in res] == [2, 2]
 
 
+@side_by_side
 def test_stopped_jobs_go_on(table, tmp_path, monkeypatch):
     def stop(*args):
         append_jsonl(*args)
@@ -409,7 +407,7 @@ def test_an_interrupted_process_keeps_what_is_finished(tmp_path):
     "Ctrl-C while two jobs are at work, as a shell sends it; then the same call goes on"
     code = f"""
 import signal, sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
-from conftest import make_table
+from helpers import make_table
 from dropconnect_tab.bench.methods import Method
 from dropconnect_tab.bench.runs import run_methods
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background has it ignored
@@ -432,6 +430,7 @@ run_methods(make_table(), [Method('rf')], 40, {str(tmp_path)!r}, jobs=2, n_estim
 def double(x): return 2*x
 
 
+@side_by_side
 @pytest.mark.parametrize('backend', ['loky', 'threading', 'multiprocessing'])
 def test_backends(backend):
     "That of multiprocessing, and so Ray's, which is made of it, returns lists only"
@@ -449,6 +448,7 @@ def test_parts_come_along_once_and_first():
     assert labels('xgb', 'blend', 'rf', 'dense') == ['xgb', 'rf', 'et', 'fastai', 'blend', 'dense']
 
 
+@side_by_side
 @pytest.mark.parametrize('y, jobs', [('price', 1), ('band', 1), ('price', 2)])
 def test_the_blend_is_the_mean_of_its_parts_of_the_same_seed(tmp_path, y, jobs, fitted):
     pytest.importorskip('xgboost')
@@ -496,11 +496,11 @@ def trials(out, name, n):
 
 
 def search(table, names, n, out, seeds=1, **shared):
-    return run_methods(table, methods(*names), seeds, out, 'cpu', n, **{'epochs': 1, **shared})
+    return run_methods(table, methods(*names), seeds, out, 'cpu', n, **{'epochs': 1, **forest, **shared})
 
 
 def best_of(table, names, n, out, **shared):
-    return search_methods(table, [o.with_shared(**shared) for o in methods(*names)], n, out, 'cpu')
+    return search_methods(table, [o.with_shared(**{**forest, **shared}) for o in methods(*names)], n, out, 'cpu')
 
 
 def test_all_arms_get_the_same_number_of_trials_and_leave_no_predictions(table, tmp_path):
@@ -512,6 +512,7 @@ def test_all_arms_get_the_same_number_of_trials_and_leave_no_predictions(table, 
     assert [t['seed'] for t in trials(tmp_path, 'rf', 3)] == [0, 1, 2]
 
 
+@side_by_side
 def test_jobs_search_too(table, tmp_path):
     a, b = (search(table, ['rf', 'et'], 3, tmp_path/str(o), jobs=o) for o in (1, 2))
     assert [(r['params'], r['search'], r['rmse']) for r in a] == [(r['params'], r['search'], r['rmse']) for r in b]
@@ -610,6 +611,7 @@ def test_a_variant_of_a_deep_ensemble_keeps_its_own_settings(table, tmp_path):
     assert best[names[1]][0].settings == {**dense, 'nets': 3}
 
 
+@side_by_side
 def test_progress_counts_the_epochs_of_each_net_or_the_runs_of_jobs(table, tmp_path, monkeypatch):
     totals, real = [], bench_runs.progress_bar
     monkeypatch.setattr(bench_runs, 'progress_bar', lambda o: totals.append(len(o)) or real(o))

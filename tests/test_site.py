@@ -13,7 +13,7 @@ from importlib import import_module
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
-from conftest import root
+from helpers import root
 
 pytestmark = pytest.mark.slow
 

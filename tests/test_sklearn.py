@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.tabular.all import Adam, Callback, CrossEntropyLossFlat, RMSProp
+from helpers import side_by_side
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor, StackingRegressor
 from sklearn.exceptions import NotFittedError
@@ -297,7 +298,7 @@ def test_weights_of_rows(cls, members):
     first = np.arange(600) < 300
     df = pd.concat([df[:300]]*2, ignore_index=True)
     y = np.where(first, y[:300].tolist()*2, -np.array(y[:300].tolist()*2))
-    def est(): return make(cls, members=members, n_epoch=20, weight_p=.5)
+    def est(): return make(cls, members=members, n_epoch=20, bs=64, lr=.03, weight_p=.5)
     def fit(w): return est().fit(df, target(cls, y), w)
     def right(est): return est.score(df[first], target(cls, y[first]))
     assert right(fit(np.where(first, 20., 1.))) > .5 > right(fit(np.where(first, 1., 20.)))
@@ -485,6 +486,7 @@ def test_pipeline_and_stack():
     assert dict(zip(df, found))['size'] > dict(zip(df, found))['sold'] + .1
 
 
+@side_by_side
 def test_two_processes():
     df, y = rows()
     scores = cross_val_score(make(n_epoch=2), df, y, cv=2, n_jobs=2)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import hidden, make_df, make_dls, plain_learner
 from fastai.tabular.all import (SGD, Adam, Callback, CancelEpochException, CancelFitException, load_learner, set_seed,
                                 tabular_learner)
-from hypothesis import HealthCheck, settings
+from helpers import hidden, make_df, make_dls, plain_learner
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -23,7 +23,7 @@ from dropconnect_tab.layers import DropConnectLinear
 pytestmark = pytest.mark.slow
 
 health = dict(deadline=None, suppress_health_check=list(HealthCheck))
-lives = dict(short=settings(max_examples=15, stateful_step_count=8, derandomize=True, **health),
+lives = dict(short=settings(max_examples=24, stateful_step_count=8, derandomize=True, **health),
              soak=settings(max_examples=1000, stateful_step_count=12, print_blob=True, **health))
 
 
@@ -48,21 +48,28 @@ class Life(RuleBasedStateMachine):
 
     def make(self, start=True, mask=None):
         kwargs = {**self.settings, 'mask': mask or self.settings['mask']}
-        if self.door == 'model':
-            return plain_learner(self.dls, layers=[12, 9], opt_func=self.opt, members=self.members, **kwargs)
-        return tabular_learner(self.dls, layers=[12, 9], opt_func=self.opt, cbs=DropConnectCallback(start=start, **kwargs))
+        net = dict(layers=list(self.layers), opt_func=self.opt)
+        if self.door == 'model': return plain_learner(self.dls, members=self.members, **net, **kwargs)
+        return tabular_learner(self.dls, cbs=DropConnectCallback(start=start, **kwargs), **net)
 
     @initialize(mask=st.sampled_from(['trainable', 'frozen', 'resampled']), door=st.sampled_from(['model', 'callback']),
                 members=st.integers(1, 3), unit=st.sampled_from(['weight', 'feature']), opt=st.sampled_from([Adam, SGD]),
-                weight_p=st.sampled_from([.2, .5, .7]))
-    def born(self, mask, door, members, unit, opt, weight_p):
+                weight_p=st.one_of(st.sampled_from([.2, .5, .8]), st.floats(.1, .9)),
+                layers=st.lists(st.integers(4, 40), min_size=1, max_size=3))
+    def born(self, mask, door, members, unit, opt, weight_p, layers):
         set_seed(0)
-        self.door, self.opt, self.members = door, opt, members if door == 'model' else 1
+        self.door, self.opt, self.members, self.layers = door, opt, members if door == 'model' else 1, layers
         self.settings = dict(mask=mask, weight_p=weight_p)
         if mask != 'resampled': self.settings |= dict(seed=3, unit=unit)
         self.learn, self.steps, self.aborted = self.make(), 0, False
         self.keeps = {} if mask == 'resampled' else WeightMasks(self.learn.model, weight_p, unit=unit, seed=3).draw()
         self.keys = list(self.learn.model.state_dict())
+        groups = [e.embedding_dim for e in self.learn.model.embeds] + [1]*self.learn.model.n_cont
+        for n, keep in self.keeps.items():  # weights, or pairs of a unit and a column, are counted
+            first = torch.tensor([0, *groups[:-1]]).cumsum(0)
+            for k in keep if keep.ndim == 3 else [keep]:
+                pairs = k[:, first] if unit == 'feature' and n == 'layers.0.0' else k
+                assert int((~pairs).sum()) == round(weight_p*pairs.numel())
 
     @property
     def mask(self): return self.settings['mask']
@@ -81,8 +88,12 @@ class Life(RuleBasedStateMachine):
             for n, w in weights(self.learn).items(): assert not (w.eq(0) & before[n].ne(0)).any(), n
         assert any(not torch.equal(w, before[n]) for n, w in weights(self.learn).items())
 
-    @rule(cycle=st.booleans())
-    def train(self, cycle): self.fit(self.learn.fit_one_cycle if cycle else self.learn.fit)
+    @rule(how=st.sampled_from(['fit', 'fit_one_cycle', 'with a second callback', 'with a new optimizer']))
+    def train(self, how):
+        if self.mask == 'resampled' and 'second' in how: return  # a net is resampled by one callback
+        more = {'with a second callback': dict(cbs=DropConnectCallback(mask=self.mask)),
+                'with a new optimizer': dict(reset_opt=True)}
+        self.fit(getattr(self.learn, how, self.learn.fit), **more.get(how, {}))
 
     @rule(n=st.integers(0, 2), error=st.sampled_from([CancelFitException, CancelEpochException, KeyboardInterrupt]))
     def interrupted(self, n, error): self.fit(self.learn.fit, cbs=Stop(n, error))
@@ -140,6 +151,7 @@ class Life(RuleBasedStateMachine):
         with self.learn.no_bar(), self.learn.no_logging():
             self.learn.lr_find(show_plot=False, num_it=4, suggest_funcs=None)
             a, b = (self.learn.get_preds()[0] for _ in range(2))
+            self.learn.validate()
         assert torch.equal(a, b) and np.isfinite(a).all()
         self.unchanged(before)
 
@@ -158,7 +170,25 @@ class Life(RuleBasedStateMachine):
                 assert self.aborted or (type(l) is DropConnectLinear) == (self.door == 'model')
             elif self.mask == 'frozen' and self.started or self.door == 'model' and self.steps == 0:
                 assert torch.equal(l.weight != 0, self.keeps[n]), n
+                assert not l.weight.detach().view(torch.int32)[~self.keeps[n]].any(), f'{n}: -0.0'
             elif not self.started: assert l.weight.ne(0).all(), n
+
+
+@settings(max_examples=30, derandomize=True, **health)
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=3), st.one_of(st.sampled_from([.2, .5, .8]), st.floats(0.01, .95)),
+       st.integers(1, 3))
+def test_a_trainable_start_is_drawn_once(dls, layers, weight_p, n_fits):
+    "With a learning rate of 0 nothing grows back, so a second draw would show as a second scaling"
+    learn = tabular_learner(dls, layers=list(layers), opt_func=SGD, cbs=DropConnectCallback(weight_p, seed=3))
+    before = weights(learn)
+    try:
+        with learn.no_bar(), learn.no_logging():
+            for _ in range(n_fits): learn.fit(1, lr=0.)
+    except ValueError as e:
+        assert 'drops all' in str(e)
+        assume(False)
+    for n, keep in learn.model.weight_masks.keeps.items():
+        assert torch.allclose(weights(learn)[n], before[n]*keep/(1-weight_p)**.5, atol=1e-6)
 
 
 def test_lives():

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_df
+from helpers import make_df
 
 from dropconnect_tab.bench.tables import load_table, read_table, table_dls, tables
 from dropconnect_tab.learner import dropconnect_learner

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import root
+from helpers import root
 
 pytestmark = pytest.mark.slow
 
