@@ -18,7 +18,7 @@ root = Path(__file__).resolve().parent.parent
 def fork_server():
     "Makes processes that have torch, fastai and this package at hand, and nothing else of this one"
     ctx = multiprocessing.get_context('forkserver')
-    ctx.set_forkserver_preload(['fastai.tabular.all', 'dropconnect_tab.all', 'helpers'])
+    ctx.set_forkserver_preload(['fastai.tabular.all', 'fastai.distributed', 'accelerate', 'dropconnect_tab.all', 'helpers'])
     return ctx
 
 

@@ -193,6 +193,7 @@ def test_ids_in_parts(tmp_path, sales, stem):
 
 # --- what can be read -----------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_all_forms_give_the_same_table(tmp_path, sales):
     raw,raws = as_csv(sales),parts(sales)
     (tmp_path/'TrainAndValid.csv').write_bytes(raw)
@@ -432,6 +433,7 @@ def test_own_features_of_the_real_sales(data_path):
 def path(tmp_path_factory):
     return write_synthetic(tmp_path_factory.mktemp('sales')/'a.csv', 1500, start='2010-06-01', end='2012-04-30')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('columns', ['book', 'own'])
 def test_columns_of_the_table(path, columns):
     table = bulldozers_table(path, 'book', columns)

@@ -115,6 +115,7 @@ def test_lr_find_searches_on_the_masked_net_that_training_starts_with(dls, mask)
     assert [int((~k).sum()) for k in seen[True]] == [int(k.numel()/2) for k in seen[True]]
 
 
+@pytest.mark.slow
 @kinds
 @doors
 def test_nothing_after_the_start_draws_moves_or_deepens(dls, door, mask):
@@ -151,6 +152,7 @@ def test_callback_for_one_fit_leaves_a_frozen_net_behind(dls):
 
 # 3. Resuming is not starting
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['start_epoch', 'start=False'])
 @kinds
 def test_resuming(dls, mask, how):
@@ -218,6 +220,7 @@ class Exact(Callback):
         for l, k in self.masks(): assert not l.weight.view(torch.int32)[~k].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('late', [False, True], ids=['from the start', 'after an epoch without'])
 @pytest.mark.parametrize('opt', optimizers)
 def test_frozen_zeros_are_exact(dls, opt, late):
@@ -228,6 +231,7 @@ def test_frozen_zeros_are_exact(dls, opt, late):
     assert [int((~k).sum()) for k in keeps(learn.model)] == [k.numel()//2 for k in keeps(learn.model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('opt', optimizers)
 def test_frozen_model_is_exact(dls, opt):
     fit(through_model(dls, opt_func=optimizers[opt], lr=1e-2), 2, cbs=(exact := Exact()))
@@ -436,6 +440,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert learn.wd is None and model.emb_drop.p == 0  # fastai's
 
 
+@pytest.mark.slow
 def test_embeddings_that_would_be_large_are_shared(dls):
     def own(width, **kwargs):
         return dropconnect_learner(dls, layers=[10], emb_szs={'shop': width}, **kwargs).model.own_embeds
@@ -462,6 +467,7 @@ def losses_of(dls, learner, **kwargs):
     return [float(l) for l in learn.recorder.losses]
 
 
+@pytest.mark.slow
 def test_without_mask_and_extras_it_is_fastais_net(dls):
     fastais = losses_of(dls, tabular_learner)
     assert fastais == losses_of(dls, plain_learner, weight_p=0)
@@ -475,6 +481,7 @@ def test_without_mask_and_extras_it_is_fastais_net(dls):
     assert list(a) == list(b) and same(a.values(), b.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('extra', [dict(members=8), dict(members=2), dict(n_bins=4), dict(ps=.1),
                                    dict(y_scale=None), dict(y_scale=(1., 2.)), dict(lr=None), dict(lr=.02)], ids=str)
 def test_each_extra_alone_makes_another_net(dls, extra):
@@ -492,6 +499,7 @@ def test_sparsity(dls):
 
 # Copies
 
+@pytest.mark.slow
 @kinds
 @doors
 def test_export_and_load(dls, door, mask, tmp_path):
@@ -507,6 +515,7 @@ def test_export_and_load(dls, door, mask, tmp_path):
     if mask == 'frozen': assert same(zeros, keeps(again.model))
 
 
+@pytest.mark.slow
 @kinds
 @doors
 def test_deepcopy(dls, door, mask):
@@ -534,6 +543,7 @@ def masked_by(dls, **kwargs):
     return fit(learn, 1, lr=0.), before
 
 
+@pytest.mark.slow
 def test_each_argument_of_the_callback(dls):
     base, dense = masked_by(dls)
     zeros = list(base.sparsity()['zeros'])
@@ -553,6 +563,7 @@ def test_each_argument_of_the_callback(dls):
     assert same(weights(masked_by(dls, start=False)[0].model), dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('door', [partial(plain_learner, layers=layers), lambda dls, **kw: plain(dls, DropConnectCallback(**kw))])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_what_is_dropped_unless_told_otherwise(tmp_path, door, mask):

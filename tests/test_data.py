@@ -81,6 +81,7 @@ class Double(Transform):
 
 # --- batches --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS, ids=str)
 def test_batches_are_those_of_fastai(kind):
     stock, ours = make_dls(**kind), fast(**kind)
@@ -124,6 +125,7 @@ def test_an_epoch_is_a_permutation_and_the_next_another():
     assert a != b and a != ordered and b != ordered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wgts', [None, np.arange(1, 321)])
 def test_the_seed_decides_the_order(wgts):
     def epochs(seed):
@@ -135,6 +137,7 @@ def test_the_seed_decides_the_order(wgts):
     assert epochs(1)[0] != epochs(1)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [dict(), dict(drop_last=False), dict(drop_last=True), dict(shuffle=False),
                                     dict(bs=1000), dict(bs=1000, drop_last=False), dict(bs=328), dict(bs=1)], ids=str)
 def test_sizes_of_batches_are_those_of_fastai(kwargs):
@@ -604,6 +607,7 @@ def test_export_and_load(tmp_path, y):
     assert len(learn.dls.train_ds) == 320 and len(learn.get_preds()[0]) == 80
 
 
+@pytest.mark.slow
 def test_an_export_does_not_grow_with_the_table(tmp_path):
     sizes = {t: [exported(tmp_path, n, t)[1].stat().st_size for n in (400, 4000)] for t in (None, TabTensorDL)}
     assert sizes[TabTensorDL][1]-sizes[TabTensorDL][0] <= max(sizes[None][1]-sizes[None][0], 0) + 500

@@ -174,6 +174,7 @@ def test_from_linear_and_back():
     assert torch.equal(lin(x), F.linear(x, lin.weight, lin.bias)) and 'weight_p' not in repr(lin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('inference', ['gaussian', 'mc'])
 def test_inference_averages_behind_the_non_linearity(inference):
     "Algorithm 2: E[relu(u)] of a Gaussian, in closed form"
@@ -188,6 +189,7 @@ def test_inference_averages_behind_the_non_linearity(inference):
     assert torch.equal(layer(x), mean.relu()) and (mean.relu()-expected).abs().max() > .1
 
 
+@pytest.mark.slow
 def test_more_samples_vary_less():
     x = torch.randn(1, 40)
     def spread(inference, n):

@@ -323,6 +323,7 @@ def test_a_net_starts_where_the_target_is(y, members):
     assert abs((start.numpy().mean(0)-ys.mean(0))/ys.std(0)).max() < .5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loss', [None, L1LossFlat()])
 def test_units_change_nothing_else(loss):
     def standardised(mean, unit):
@@ -340,6 +341,7 @@ def test_every_target_is_learned():
     assert (np.sqrt((errors**2).mean(0))/ys.std(0) < [.75, .6]).all()
 
 
+@pytest.mark.slow
 def test_a_small_table_of_log_prices():
     dls = loaders(lambda d: {'y': 10+.39*signal(d)}, n=300)
     makes = dropconnect_learner, tabular_learner
@@ -377,6 +379,7 @@ def test_bins_of_the_learner():
     with pytest.raises(ValueError, match="n_bins=5, and cont_edges"): dropconnect_learner(dls, config=config, n_bins=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [{}, dict(mask='frozen', members=1), dict(mask='frozen'),
                                     dict(weight_p=.5, unit='feature'), dict(mask='resampled', weight_p=.1)], ids=str)
 def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
@@ -402,6 +405,7 @@ def test_saved_exported_served_and_taken_apart(kwargs, tmp_path):
         assert torch.allclose(torch.stack(each).mean(0), want, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('members', [1, 3])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen'])
 def test_by_column_a_number_and_its_embedding_are_dropped_together(mask, members):
@@ -419,6 +423,7 @@ def test_by_column_a_number_and_its_embedding_are_dropped_together(mask, members
     assert {tuple(o.column_groups) for o in each} == {tuple(groups)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_embeddings_and_the_scale_train_with_every_mask(mask):
     learn = trained(loaders(TARGETS['millions'], n=900), 3, mask=mask, members=2)
@@ -431,6 +436,7 @@ def test_embeddings_and_the_scale_train_with_every_mask(mask):
     assert scale.mean.item() == pytest.approx(y.mean()) and not [n for n, _ in scale.named_parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [
     dict(n_bins=3), dict(n_bins=0), dict(y_scale=False), dict(y_scale=(0, 1)), dict(ps=0.), dict(ps=[.1, .6]),
     dict(members=3), dict(y_range=(0, 1e7)), dict(lr=.1), dict(config=dropconnect_config(embed_p=.5)),
@@ -493,6 +499,7 @@ def test_classes_have_embeddings_and_no_scale(y):
     assert abs(preds(learn)-1/learn.dls.c).max() < .4
 
 
+@pytest.mark.slow
 def test_with_everything_off_it_is_fastais_net(tmp_path):
     dls = make_dls(path=tmp_path, n=600)
     def losses(make, **kwargs):
@@ -507,6 +514,7 @@ def test_with_everything_off_it_is_fastais_net(tmp_path):
         assert losses(dropconnect_learner, weight_p=0, **rest) != theirs, o
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y,rows,ps', [
     ('price', 999, .5), ('price', 1000, .3), ('price', 4999, .3), ('price', 5000, 0),
     ('band', 999, .5), ('band', 4999, .5), ('band', 5000, .3), ('band', 9999, .3), ('band', 10_000, 0)])
@@ -532,6 +540,7 @@ def test_a_target_is_classes_by_its_loss_or_by_itself(loss, tmp_path):
     assert ps(loss_func=loss) == .5 and ps() == (.5 if of_category else .3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n,width', [(1, 16), (16, 16), (17, 15), (32, 8), (200, 2)])
 def test_many_numbers_get_narrow_embeddings(n, width, tmp_path):
     df = pd.DataFrame(np.random.default_rng(0).normal(size=(500, n+1))).add_prefix('c')

@@ -82,6 +82,7 @@ NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NETS)
 def test_a_folded_net_answers_as_the_net(name):
     learn = NETS[name]()
@@ -135,6 +136,7 @@ NOT_FOLDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NOT_FOLDED)
 def test_what_is_not_known_is_not_folded(name):
     learn = NOT_FOLDED[name]()
@@ -204,8 +206,12 @@ def assert_same(again, answer, df):
         else: assert_close(again.predict(rows), answer.predict(rows))
 
 
-@pytest.mark.parametrize('suffix', SUFFIXES)
-@pytest.mark.parametrize('name', CASES)
+# How columns are encoded is the same code for both
+ONNX = ('one_net', 'defaults', 'several_targets', 'classes_of_members', 'one_logit_of_members', 'labels', 'norm_before',
+        'no_categories', 'no_numbers', 'gaps', 'another_layer')
+
+
+@pytest.mark.parametrize('name, suffix', [*((o, '.pt2') for o in CASES), *(pytest.param(o, '.onnx', marks=onnx) for o in ONNX)])
 @pytest.mark.slow
 def test_a_file_answers_as_its_predictor(name, suffix, tmp_path, capfd):
     learn, df = CASES[name]()
@@ -344,6 +350,7 @@ def test_a_failure_leaves_the_old_file(path, answer, monkeypatch):
     assert path.read_bytes() == before and [*path.parent.iterdir()] == [path]
 
 
+@pytest.mark.slow
 def test_a_net_with_random_answers_is_not_written(tmp_path):
     learn = fitted(make_dls(), mask='resampled', layers=[20, 10])
     for o in learn.model.modules():

@@ -62,6 +62,7 @@ def test_a_part_that_fails_leaves_the_others_alone(gpu, kit):
     assert '- A: OutOfMemoryError' in page and '- B' not in page and '| before | 1 |' in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason="no alarms")
 def test_a_part_is_bounded(gpu, kit):
     part = gpu.run_part(kit, 'A', 5, endless, ['', 'n'])

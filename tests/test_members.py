@@ -115,6 +115,7 @@ def test_in_evaluation_each_member_is_the_net_it_would_be_alone(kind, take):
     assert close(model(*x), several.mean(1))
 
 
+@pytest.mark.slow
 @single_nets
 @pytest.mark.parametrize('kind', drawn_once)
 def test_in_training_each_member_is_the_net_it_would_be_alone(kind, take):
@@ -143,6 +144,7 @@ def test_gradients_are_those_of_each_net_over_the_number_of_nets(kind):
         else: assert all(close(K*part(p.grad, o, i, n), o, 1e-9) for i, o in enumerate(own)), n
 
 
+@pytest.mark.slow
 @single_nets
 @pytest.mark.parametrize('kind', drawn_once)
 def test_members_train_as_they_would_alone(kind, take):
@@ -535,6 +537,7 @@ def test_moments_are_those_of_each_member_alone(xw, weight_p):
     for a, b in zip(found, each_moment(x, w, weight_p)): assert close(rows_first(a, 1)[0], b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('weight_p', [.3, rates], ids=str)
 @pytest.mark.parametrize('per, bound', [('batch', None), ('example', None), ('example', 0)])
 def test_samples_have_those_moments(xw, weight_p, per, bound, monkeypatch):
@@ -570,6 +573,7 @@ def test_a_member_that_drops_nothing_among_others(xw, per, bound, monkeypatch):
     assert diff[:, :, 0].max() < 1e-5 and diff[:, :, 1:].amax((0, 1)).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('per, bound', [('batch', None), ('example', None), ('example', 0)])
 def test_gradients_of_resampled_members(xw, per, bound, monkeypatch):
     "On average those of the linear map"
@@ -609,6 +613,7 @@ def test_a_resampled_layer_of_members_and_back():
     assert type(lin) is MemberLinear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('inference', ['gaussian', 'mc'])
 def test_inference_of_resampled_members_averages_behind_the_non_linearity(inference):
     "E[relu(u)] of a Gaussian, in closed form"
@@ -782,6 +787,7 @@ bare_classes = {
     'by hand': lambda p, t: -p.log_softmax(-1).gather(1, t).mean()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y, name', [('price', o) for o in bare_numbers] + [('band', o) for o in bare_classes])
 def test_a_loss_that_does_not_know_of_members_is_an_error_in_training(y, name, tmp_path):
     dls, loss = make_dls(y, path=tmp_path), (bare_numbers if y == 'price' else bare_classes)[name]
@@ -917,6 +923,7 @@ def quietly(learn, f, **kwargs):
 activations = dict.fromkeys(classes, partial(torch.softmax, dim=-1)) | {'logit': torch.sigmoid}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ds_idx', [0, 1])
 @pytest.mark.parametrize('kind', kinds)
 def test_predictions_are_the_average_of_the_members_in_the_order_of_the_rows(trained, kind, ds_idx):

@@ -180,6 +180,7 @@ def test_seeds_repeat_and_differ(table):
     assert np.array_equal(a, b) and not np.allclose(a, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('base, change', [
     ({}, dict(epochs=2)), ({}, dict(bs=32)), ({}, dict(lr=.03)), ({}, dict(wd=1.)), ({}, dict(layers=(10, 10))),
     ({}, dict(weight_p=.5)), (dict(weight_p=.5), dict(mask='frozen')), (dict(weight_p=.5), dict(unit='feature')),
@@ -214,6 +215,7 @@ def test_scale_p_scales_hidden_weights_as_a_mask_does(built):
     assert all(torch.equal(last[0][k], last[1][k]) for k in last[0])
 
 
+@pytest.mark.slow
 def test_l1_makes_hidden_weights_smaller(table, monkeypatch):
     seen, real = [], bench_methods.dropconnect_learner
     monkeypatch.setattr(bench_methods, 'dropconnect_learner', lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
@@ -290,6 +292,7 @@ def test_a_fit_of_members(either, mask):
     assert fit['zeros'] == (.5 if mask == 'frozen' else 0) and ('regrowth' in fit) == (mask == 'trainable')
 
 
+@pytest.mark.slow
 def test_a_deep_ensemble_is_the_mean_of_nets_of_its_own_seeds(either):
     ticks = []
     fit = fit_deep_ensemble(either, 2, 'cpu', lambda: ticks.append(1), nets=3, weight_p=.5, **{**quick, 'epochs': 2})
@@ -359,6 +362,7 @@ variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), (
             ('wd', .3), ('loader', 'fastai')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('k, v', variants)
 def test_a_variant_of_the_default_arm_changes_what_it_names(default, k, v):
     found = described(*default(f"default,{k}={str(v).replace(' ', '')}"))
@@ -372,6 +376,7 @@ def test_every_setting_of_the_default_arm_is_varied_above():
     assert METHODS['default'].examples.keys() == {k for k, _ in variants}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['default', 'default,mask=resampled', 'default,members=1', 'default,mask=frozen'])
 def test_a_fit_of_the_default_arm(name, either):
     fit = read_method(name).with_shared(epochs=2, bs=64, layers=(20, 10)).fit
@@ -486,6 +491,7 @@ def test_tabm_stops_once_it_has_not_become_better_for_longer_than_its_patience()
     assert bench_methods._until_best(net, train, iter([3, 2, 1]).__next__, 2, 9) == dict(best_epoch=2, last_epoch=2)
 
 
+@pytest.mark.slow
 def test_tabm_learns_and_the_rows_that_it_holds_out_are_not_the_test_rows(either):
     pytest.importorskip('tabm')
     *_, kept, held = bench_methods._tabm_inputs(either, 3, 'cpu')
@@ -673,6 +679,7 @@ def test_trees_learn(name, either):
 
 # --- Arms ---
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', single)
 def test_every_arm_runs(name, either):
     need(name)
@@ -684,6 +691,7 @@ def test_every_arm_runs(name, either):
     assert fit['seconds'] > 0 and ('curve' in fit) == has_curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', single)
 def test_drawn_settings_can_be_run(name, table):
     need(name)
@@ -794,6 +802,7 @@ def test_n_ticks(name, n):
     assert read_method(name).n_ticks == n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', single)
 def test_a_fit_ticks_as_often_as_it_says(name, table):
     need(name)

@@ -31,6 +31,7 @@ def assert_alike(a, b):
     for p, q in zip(a.parameters(), b.parameters(), strict=True): torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('splitter', [None, halves])
 @pytest.mark.parametrize('kwargs', [{}, dict(wd=.3)], ids=str)
 def test_a_training_ends_where_it_does_with_fastais_adam(dls, splitter, kwargs):
@@ -55,6 +56,7 @@ def test_every_argument_is_adams(name, value):
     assert not torch.allclose(changed.weight, weights(FusedAdam).weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_the_other_stopped(dls, tmp_path):
     def halfway(first, then):
         learn = trained(first, dls)

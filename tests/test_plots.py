@@ -93,6 +93,7 @@ def test_members_need_targets(dls):
         learn.plot_members(dl=learn.dls.test_dl(make_df(50).drop(columns='price')))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y', [['price', 'cost'], 'band', 'several'])
 def test_members_with_other_targets(y):
     df = make_df()

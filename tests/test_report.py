@@ -389,6 +389,7 @@ OUTPUTS = ['arms.png', 'curves.png', 'regrowth.png', 'table.md']
 def outputs(folder): return sorted(o.name for o in folder.iterdir() if o.suffix in ('.md', '.png'))
 
 
+@pytest.mark.slow
 def test_the_report_is_written_beside_the_runs_and_can_be_made_again(folder):
     text = report(folder)
     assert outputs(folder) == OUTPUTS and (folder/'table.md').read_text() == text + '\n'
@@ -425,6 +426,7 @@ def test_the_report_of_real_runs(tmp_path):
     assert 'against' not in report(folder)
 
 
+@pytest.mark.slow
 def test_intervals_only_where_predictions_are(folder):
     whole, differences = cells(report(folder)), format_differences([folder], 'good', ['dense', 'same'])
     forget_preds(folder, 'same/1')

@@ -73,6 +73,7 @@ def test_the_blend_is_the_mean_of_its_parts():
 def numbers(text): return [[float(o) for o in re.findall(r'[-+]?\d+\.\d+', l)] for l in text.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['bulldozers-2012', 'weight_p/bulldozers-2012-slice',
                                   'regrowth/bulldozers-2012-slice', 'columns-own/bulldozers-2012-slice'])
 def test_tables_come_from_the_files(name):

@@ -93,6 +93,7 @@ def row(): return x_df().to_dict('records')[0]
 
 # --- targets, nets and losses ---------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y, n_out', [('price', 1), (['price', 'cost'], 2), ('cheap', 2), ('band', 3)])
 @pytest.mark.parametrize('make', [dropconnect_learner, plain_learner, tabular_learner])
 def test_answers_are_those_of_get_preds(make, y, n_out):
@@ -101,6 +102,7 @@ def test_answers_are_those_of_get_preds(make, y, n_out):
     assert_agree(learn, x_df())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('members', [1, 3])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 @pytest.mark.parametrize('y', ['price', 'band'])
@@ -274,6 +276,7 @@ KINDS = dict(
     mixed=(np.array(['a', 1, 2.5], dtype=object)[np.arange(400) % 3], pd.Series(['a', 1, 2.5, None], dtype=object)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', KINDS)
 def test_categories_of_every_dtype(name):
     kind, test = KINDS[name]

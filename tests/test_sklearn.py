@@ -82,6 +82,7 @@ def test_targets_that_float32_holds_are_left_alone():
     assert abs(make(n_epoch=1, y_scale=(1e8, 1)).fit(df, y+1e8).learner_.dls.train_ds.ys.to_numpy()).min() > 1e7
 
 
+@pytest.mark.slow
 def test_tiny_columns():
     df, y = rows()
     tiny = df.assign(size=df['size']*1e-15, age=df.age*1e-9)
@@ -151,6 +152,7 @@ def kind_of(name):
     return 'number' if name.startswith(NUMBERS) else 'category'
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('gaps', [False, True])
 @pytest.mark.parametrize('name', every_dtype())
@@ -220,6 +222,7 @@ def test_arguments_for_columns_have_effects():
     assert kinds(cont_names=['zip', 'text']) == dict(zip='number', text='number', x='number')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change,message', [
     (dict(cat_names=['no']), "'no' is not a column of X"), (dict(cat_names=['size'], cont_names=['size']), 'choose one'),
     (dict(cont_names=['shop']), "column 'shop' is not made of numbers"), (dict(n_epoch=0), 'n_epoch=0'),
@@ -246,6 +249,7 @@ def test_wrong_rows():
     with pytest.raises(ValueError, match='complex'): make().fit(df.assign(size=1j), y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_new_categories_and_new_gaps(cls):
     df, y = rows()
@@ -307,6 +311,7 @@ def test_weights_of_rows(cls, members):
     assert np.allclose(none.predict_dist(df)[0], alone.predict_dist(df)[0]) if members > 1 else right(none) > .8
 
 
+@pytest.mark.slow
 def test_only_the_ratios_of_weights_count():
     df, y = rows()
     est, same = (make().fit(df, y, np.full(300, o)) for o in (1, 8.))
@@ -501,6 +506,7 @@ def test_arrays_have_columns_as_well():
     assert est.predict(X).shape == (300,)
 
 
+@pytest.mark.slow
 def test_a_huber_loss_with_weights():
     df, y = rows()
     est = make(loss_func=torch.nn.HuberLoss(), n_epoch=20).fit(df, y, np.ones(300))
@@ -523,6 +529,7 @@ def test_a_first_fit_that_is_interrupted_leaves_nothing_fitted(cls):
     with pytest.raises(NotFittedError): check_is_fitted(est)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 @pytest.mark.parametrize('failure', [dict(cbs=Stop()), dict(lr=1e30)])
 def test_a_refit_that_fails_leaves_the_old_one(cls, failure):
@@ -543,6 +550,7 @@ def test_a_refit_forgets_what_it_has_not():
     assert not hasattr(est, 'feature_names_in_') and est.n_features_in_ == 2
 
 
+@pytest.mark.slow
 def test_threads_find_what_one_finds_and_leave_the_generators_alone():
     df, y = rows(100)
     def fit(seed): return make(n_epoch=1, random_state=seed).fit(df, y).predict(df)
@@ -612,6 +620,7 @@ def test_tuples_do_as_well_as_lists():
 DAYS = pd.Timestamp('2019-05-31') + pd.to_timedelta(np.random.default_rng(1).integers(0, 900, 300), 'D')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['%m/%d/%Y', '%d/%m/%Y', '%d.%m.%Y', '%Y/%m/%d', '%Y%m%d', '%m/%d/%Y %H:%M', '%d-%m-%Y'])
 @pytest.mark.parametrize('gaps', [False, True])
 def test_dates_are_read_as_they_are_written(how, gaps):
