@@ -37,8 +37,9 @@ notes = ["ok: no exception, and the exact zeros of the hidden layers are those t
          "hidden layers by name.",
          "WeightDropout is resampled DropConnect and holds no mask: its cells ask whether the habit runs, the weights "
          "survive, and training still drops about half of them.",
-         "A mask applied late: 'ours: model' takes the dense net's checkpoint, the others start on the trained learner "
-         "as it is."]
+         "Most habits train twice, so a mask that is drawn again for each fit breaks in them.",
+         "A mask applied late: 'ours: model' takes the dense net's checkpoint with its optimizer, the others start on "
+         "the trained learner as it is."]
 
 rows = {"validate, get_preds, predict before training": 'looking_before_and_after',
         "lr_find first": 'lr_find_first',
