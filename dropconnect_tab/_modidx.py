@@ -710,7 +710,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.MemberLinear.reset_parameters': ( 'layers.html#memberlinear.reset_parameters',
                                                                                                   'dropconnect_tab/layers.py'),
-                                        'dropconnect_tab.layers._dropconnect': ('layers.html#_dropconnect', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._each_layer': ('layers.html#_each_layer', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._for_members': ('layers.html#_for_members', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._make_plain': ('layers.html#_make_plain', 'dropconnect_tab/layers.py'),

@@ -162,6 +162,8 @@ class FrozenLinear(nn.Linear):
     def __getstate__(self): return {**self.__dict__, '_factor':None}
 
     def forward(self, x): return linear(x, self.weight*self.keep_factor, self.bias)
+    def member(self, i): return FrozenLinear.from_linear(_member_linear(self, i), self.keep[i], self.groups)
+    def to_linear(self): return _make_plain(self, '_keep', '_factor', 'groups')
     def extra_repr(self): return f"{super().extra_repr()}, weight_p={1-self.keep.float().mean():.3g}"
 
 # %% ../nbs/01_layers.ipynb #9dc2949b
@@ -180,16 +182,6 @@ def from_linear(cls:FrozenLinear,
     linear.groups,linear.keep = groups,keep
     linear.restore_zeros()
     return linear
-
-@patch
-def to_linear(self:FrozenLinear) -> nn.Linear:
-    "Turn this layer into the plain `nn.Linear` that it was, in place"
-    return _make_plain(self, '_keep', '_factor', 'groups')
-
-@patch
-def member(self:FrozenLinear, i):
-    "The layer of member `i` alone: a copy"
-    return FrozenLinear.from_linear(_member_linear(self, i), self.keep[i], self.groups)
 
 # %% ../nbs/01_layers.ipynb #558b4c09
 def is_distributed():
@@ -225,12 +217,6 @@ def _load_from_state_dict(self:FrozenLinear, state_dict, prefix, *args):
     self.restore_zeros()
 
 # %% ../nbs/01_layers.ipynb #529c3776
-def _dropconnect(x, weight, bias, weight_p, generator=None):
-    "`dropconnect` in training, with a checked `weight_p`"
-    if weight_p == 0: return linear(x, weight, bias)
-    mask = torch.empty_like(weight).bernoulli_(1-weight_p, generator=generator).div_(1-weight_p)
-    return linear(x, weight*mask, bias)
-
 def dropconnect(
     x:torch.Tensor, # Inputs, (..., in_features)
     weight:torch.Tensor, # Weights, (out_features, in_features); those of members as in a `MemberLinear`
@@ -241,7 +227,9 @@ def dropconnect(
 ) -> torch.Tensor: # (..., out_features)
     "Linear map with weights dropped at random and the others multiplied by `1/(1-weight_p)` (Wan et al. 2013)"
     weight_p = check_weight_p(weight_p)
-    return _dropconnect(x, weight, bias, weight_p, generator) if training else linear(x, weight, bias)
+    if not training or weight_p == 0: return linear(x, weight, bias)
+    mask = torch.empty_like(weight).bernoulli_(1-weight_p, generator=generator).div_(1-weight_p)
+    return linear(x, weight*mask, bias)
 
 # %% ../nbs/01_layers.ipynb #de2d6f10
 class DropConnectLinear(nn.Linear):
@@ -265,8 +253,9 @@ class DropConnectLinear(nn.Linear):
     def folds(self): return self.inference == 'mean'
 
     def forward(self, x):
-        args = x,self.weight,self.bias
-        return _dropconnect(*args, self.weight_p) if self.training or self.inference == 'mc' else linear(*args)
+        return dropconnect(x, self.weight, self.bias, self.weight_p, self.training or self.inference == 'mc')
+    def member(self, i): return DropConnectLinear.from_linear(_member_linear(self, i), self.weight_p, self.inference)
+    def to_linear(self): return _make_plain(self, 'weight_p', 'inference')
 
     def extra_repr(self): return f"{super().extra_repr()}, weight_p={self.weight_p}, inference={self.inference!r}"
 
@@ -282,16 +271,6 @@ def from_linear(cls:DropConnectLinear,
     cls._set(linear, weight_p, inference)
     linear.__class__ = cls
     return linear
-
-@patch
-def to_linear(self:DropConnectLinear) -> nn.Linear:
-    "Turn this layer into the plain `nn.Linear` that it was, in place"
-    return _make_plain(self, 'weight_p', 'inference')
-
-@patch
-def member(self:DropConnectLinear, i):
-    "The layer of member `i` alone: a copy"
-    return DropConnectLinear.from_linear(_member_linear(self, i), self.weight_p, self.inference)
 
 # %% ../nbs/01_layers.ipynb #a6fd75ae
 def _each_layer(net, f):

@@ -11,7 +11,7 @@ import pytest
 import test_lifecycle as lifecycle
 import torch
 from conftest import hidden, make_dls, plain_learner, root
-from fastai.tabular.all import Adam, Callback, Learner, MSELossFlat, SGD, set_seed, tabular_learner
+from fastai.tabular.all import Adam, Callback, Learner, MSELossFlat, SGD, Transform, set_seed, tabular_learner
 from torch import nn
 
 from dropconnect_tab.all import (
@@ -413,7 +413,7 @@ def test_embeddings_of_a_column(dls, kwargs, width):
 
 @pytest.mark.parametrize('event', ['before_batch', 'after_item'])
 def test_a_loader_of_tensors_refuses_what_it_would_not_run(dls, event):
-    def tfm(o): return o
+    tfm = Transform(lambda o: o)
     with pytest.raises(ValueError, match=f"{event}=.*put it into after_batch"): dls.train.new(cls=TabTensorDL, **{event: tfm})
     fast = fast_dls(dls)
     fast.add_tfms([tfm], event)
