@@ -1,4 +1,4 @@
-"""DropConnect per batch and per example, beside its alternatives: time of a training step, and peak memory.
+"""DropConnect beside its alternatives: time of a training step, and peak memory.
 
 Two linear layers, 1634 → 500 → 250 with ReLU, batches of 1,024 rows: the first layers of a net for the Bulldozers
 table. A step is forward, backward and SGD. Times are medians of interleaved repeats in one process, as ratios to plain
@@ -15,7 +15,6 @@ import time
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from fastai.text.models.awdlstm import WeightDropout
 from memory import added_mb
 from torch import nn
@@ -26,23 +25,14 @@ from dropconnect_tab.layers import DropConnectLinear
 SIZES, ROWS, P = (1634, 500, 250), 1024, .5
 
 
-class Naive(nn.Linear):
-    "A mask for each row, applied by `bmm`"
-    def forward(self, x):
-        w = F.dropout(self.weight.expand(len(x), -1, -1), P)
-        return torch.bmm(w, x[..., None])[..., 0] + self.bias
-
-
 def net(layer): return nn.Sequential(*(m for i, o in zip(SIZES, SIZES[1:]) for m in (layer(i, o), nn.ReLU())))
 
 
 variants = {
     'Dropout before each Linear': lambda: net(lambda i, o: nn.Sequential(nn.Dropout(P), nn.Linear(i, o))),
     'plain Linears': lambda: net(nn.Linear),
-    "ours, per='batch'": lambda: net(lambda i, o: DropConnectLinear(i, o, weight_p=P)),
+    'ours': lambda: net(lambda i, o: DropConnectLinear(i, o, weight_p=P)),
     'fastai WeightDropout': lambda: net(lambda i, o: WeightDropout(nn.Linear(i, o), P, 'weight')),
-    "ours, per='example'": lambda: net(lambda i, o: DropConnectLinear(i, o, weight_p=P, per='example')),
-    'naive bmm, a mask for each row': lambda: net(Naive),
 }
 
 
@@ -92,25 +82,18 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--repeats', type=int, default=31)
-    p.add_argument('--naive-repeats', type=int, default=3)
     p.add_argument('--memory', help=argparse.SUPPRESS)
     p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
     if args.memory: return print(json.dumps(peak_mb(args.memory, args.device)))
-    first, *_, naive = variants
-    secs = times(list(variants)[:-1], args.device, args.repeats)
-    # The naive one takes long and much: next to ours once more, so that both see the same machine
-    both = times(["ours, per='example'", naive], args.device, args.naive_repeats)
-    secs[naive] = secs["ours, per='example'"]*both[naive]/both["ours, per='example'"]
+    first, secs = next(iter(variants)), times(list(variants), args.device, args.repeats)
     mem = {o: memory(o, args.device) for o in variants}
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     lines = [f'| {o} | {secs[o]/secs[first]:.2f} | {1000*secs[o]:.1f} | {mem[o]:.0f} |' for o in variants]
-    ratio = both[naive]/both["ours, per='example'"], mem[naive]/mem["ours, per='example'"]
     text = '\n'.join([
         '# DropConnect', '', f"{' → '.join(map(str, SIZES))}, batches of {ROWS:,}, weight_p={P}; {name}, "
         f'{platform.system()}, torch {torch.__version__}. Medians of {args.repeats} interleaved steps.', '',
-        '| | time, ratio | ms per step | memory a step adds, MB |', '|---|---|---|---|', *lines, '',
-        f"`per='example'` against the naive way: {ratio[0]:.0f} times faster, {ratio[1]:.0f} times smaller.", ''])
+        '| | time, ratio | ms per step | memory a step adds, MB |', '|---|---|---|---|', *lines, ''])
     print(text)
     if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
 

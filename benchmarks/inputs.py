@@ -32,7 +32,7 @@ from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.bench.tables import load_table, table_dls
 from dropconnect_tab.learner import dropconnect_learner
-from dropconnect_tab.masks import find_linears
+from dropconnect_tab.masks import draw_mask, find_linears
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -73,7 +73,7 @@ SOME = ['bulldozers-codes', 'bike-crossed', 'california']
 # --- Arms: name → what `dropconnect_learner` is told, and `start`, `scaled`, `epochs`, `rows`, `cbs` ---
 
 def start(first, later, unit='weight'):
-    "Inputs (or table columns) that a unit of the first and of later layers starts with; None: all; a tuple: by member"
+    "Inputs (or table columns) that a unit of the first and of later layers starts with; None: all"
     return dict(start=(first, later), unit=unit)
 
 
@@ -119,7 +119,7 @@ CALLBACKS = {'a tenth of the rate for dropped weights': SlowDropped,
              'mean of the weights of the last quarter': AverageWeights}
 BY_MEMBER = (1, 1, 2, 2, 4, 4, 8, 8)
 BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
-          '1 to 8 columns, by member': dict(**DEFAULTS, **start(BY_MEMBER, BY_MEMBER, 'feature')),
+          '1 to 8 columns, by member': dict(by_member=BY_MEMBER, **DEFAULTS, **DENSE),
           **{k: v for o in ([400, 200], [800, 400])
              for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
 # Members with embeddings of categories of their own, and how many columns their units want
@@ -165,9 +165,18 @@ def fractions(learn, unit, first, later):
     name = next(iter(fan_in))
     if unit == 'feature': fan_in[name] = len(learn.model.column_groups)
     def weight_p(k, n):
-        if isinstance(k, tuple): return [weight_p(o, n) for o in k]
         return 0. if k is None or k >= n else 1-k/n
     return {n: weight_p(first if n == name else later, o) for n, o in fan_in.items()}
+
+
+def start_members(learn, columns, seed):
+    "Let each member of a dense net start with a number of columns, and of units, of its own"
+    groups, gen = learn.model.column_groups, torch.Generator().manual_seed(seed)
+    for l in list(find_linears(learn.model).values())[:-1]:
+        for w, k in zip(l.weight.data, columns):
+            p = max(0., 1 - k/(w.shape[1] if groups is None else len(groups)))
+            w.mul_(draw_mask(w.shape, p, gen, groups)).div_((1-p)**.5)
+        groups = None  # columns enter the first layer only
 
 
 def fit(name, arm, seed, folder):
@@ -181,7 +190,7 @@ def fit(name, arm, seed, folder):
     set_seed(seed, reproducible=True)
     dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
     epochs, scaled = epochs*kwargs.pop('epochs', 1), kwargs.pop('scaled', False)
-    cbs = [o() for o in kwargs.pop('cbs', ())]
+    cbs, by_member = [o() for o in kwargs.pop('cbs', ())], kwargs.pop('by_member', None)
     if 'start' in kwargs:
         kwargs['weight_p'] = fractions(dropconnect_learner(dls, kwargs['layers'], weight_p=0.), kwargs['unit'],
                                        *kwargs.pop('start'))
@@ -189,6 +198,7 @@ def fit(name, arm, seed, folder):
     set_seed(seed, reproducible=True)  # again: what was made above has drawn
     seed_of_masks = None if kwargs.get('mask') == 'resampled' else seed
     learn = dropconnect_learner(dls, seed=seed_of_masks, **kwargs)
+    if by_member: start_members(learn, by_member, seed)
     if scaled:
         few = fractions(learn, FEW['unit'], *FEW['start'])
         with torch.no_grad():

@@ -10,9 +10,7 @@ from fastai.callback.core import Callback
 from fastai.learner import SkipToEpoch
 from fastcore.basics import patch
 
-from .checks import check_mask
-from .masks import WeightMasks, choose_layers, default_weight_p, find_linears, spread_weight_p, unwrap
-from .layers import FrozenLinear, check_resampled, freeze_masks, resample_masks
+from .masks import WeightMasks, find_kind, unwrap
 
 # %% ../nbs/06_callback.ipynb #7165f32f
 class DropConnectCallback(Callback):
@@ -20,19 +18,19 @@ class DropConnectCallback(Callback):
     order,run_valid = -5,False  # before callbacks that clip gradients or copy weights
     _learn = None
     def __init__(self,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
-        mask:str=None, # 'trainable' (may grow back), 'frozen' (stay 0) or 'resampled' (each step); else 'trainable'
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
+        mask:str=None, # 'trainable' (sparse initialization; default), 'frozen' (static mask), 'resampled' (DropConnect)
         layers=None, # Layers to mask: names, or a predicate `f(name, module)`; else every `nn.Linear` but the last
-        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         seed:int=None, # Seed of the masks; else one from the global generator
         rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, for the variance of outputs? Else True
         start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
     ):
-        if mask is not None: check_mask(mask, unit, seed, rescale)
+        if mask is not None: find_kind(mask, unit, seed, rescale)
         settings = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
         self._settings = {k:v for k,v in settings.items() if v is not None}
-        self._start,self._masks,self._trial_seed,self._resampled = start,None,None,None
-        self._hold = self._hold_grads = self._resamples = False
+        # `_lent`: are the masks in force for this fit alone?
+        self._start,self._masks,self._lent,self._trial_seed = start,None,False,None
 
     @property
     def learn(self): return self._learn
@@ -47,80 +45,44 @@ class DropConnectCallback(Callback):
 
 # %% ../nbs/06_callback.ipynb #34c969d6
 @patch
-def after_create(self:DropConnectCallback): self._model_masks(unwrap(self.learn.model))
-
-@patch
 def _plan(self:DropConnectCallback, model):
     "Masks for `model` by the settings; nothing is drawn yet"
-    settings = {'seed':self._trial_seed, **self._settings}
-    mask = settings.pop('mask', 'trainable')
-    weight_p = default_weight_p(settings.pop('weight_p', None), mask)
-    masks = WeightMasks(model, weight_p, **settings)
-    masks.mask = mask
-    return check_resampled(masks) if mask == 'resampled' else masks
+    return WeightMasks(model, **{'seed':self._trial_seed, **self._settings})
 
 @patch
-def _model_masks(self:DropConnectCallback, model):
-    "The masks that `model` has, or None; a `ValueError` where the settings contradict them or fit no layer"
-    masks = getattr(model, 'weight_masks', None)
-    if masks is None:
-        self._plan(model)
-        return None
-    names,settings = list(masks.weight_p),dict(self._settings)
-    if 'weight_p' in settings: settings['weight_p'] = spread_weight_p(settings['weight_p'], names, masks.members)
-    if 'layers' in settings: settings['layers'] = choose_layers(find_linears(model), settings['layers'])
-    for k,v in settings.items():
-        has = names if k == 'layers' else getattr(masks, k)
-        if has is not None and v != has:
-            raise ValueError(f"{k}={v!r} contradicts the masks that the model has, with {k}={has!r}: "
-                             f"leave {k} out here, or make a new model with it")
-    return masks
+def after_create(self:DropConnectCallback):
+    model = unwrap(self.learn.model)
+    if hasattr(model, 'weight_masks'): model.weight_masks.check_agree(model, **self._settings)
+    else: self._plan(model)
 
 # %% ../nbs/06_callback.ipynb #03ba97ef
 @patch
 def before_train(self:DropConnectCallback):
-    "Start the masks of a model that has none; put the zeros of frozen ones in place"
+    "Start the masks of a model that has none, or hold those that it has"
     model,trial = unwrap(self.learn.model),hasattr(self.learn, 'lr_finder')
     if trial and self.learn.train_iter > 0: return  # a later epoch of lr_find, whose masks the model does not keep
-    self._masks = self._model_masks(model) or self._begin(model, trial)
-    self._hold = self._masks.mask == 'frozen'
-    self._hold_grads = self._hold and not all(isinstance(l, FrozenLinear) for l in self._masks.linears.values())
-    self._resamples = self._resampled is not None
-    if self._hold: self._masks.restore_zeros()
-
-@patch
-def _begin(self:DropConnectCallback, model, trial):
-    "Masks for a `model` without: started, or read from its zeros where training goes on"
-    masks = self._plan(model)
-    if masks.mask == 'resampled':
-        self._resampled = resample_masks(masks)
-        return masks
-    resumed = not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs)
-    if not (resumed or masks.started()): masks.apply()
-    elif masks.mask == 'frozen': masks.read()
+    self.after_fit()  # what an interrupted fit has left
+    has = self._masks = getattr(model, 'weight_masks', None)
+    if has is not None:
+        self._lent = False
+        has.check_agree(model, **self._settings)
+        return has.attach(model)
+    masks = self._masks = self._plan(model)
     # lr_find puts the weights back at its end: the real start is still to come, with the same seed
+    self._lent = trial or not masks.kind.drawn_once
+    masks.begin(not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs))
     self._trial_seed = masks.seed if trial else None
-    if not trial:
-        model.weight_masks = masks
-        if masks.mask == 'frozen': freeze_masks(masks)
-    return masks
-
-# %% ../nbs/06_callback.ipynb #134a8f4a
-@patch
-def after_backward(self:DropConnectCallback):
-    if self._hold_grads: self._masks.mask_grads()
-
-@patch
-def after_step(self:DropConnectCallback):
-    if self._hold: self._masks.restore_zeros()
-
-@patch
-def before_batch(self:DropConnectCallback):
-    if self._resamples and self._resampled is None: self._resampled = resample_masks(self._masks)
+    if not self._lent: model.weight_masks = masks
 
 @patch
 def after_fit(self:DropConnectCallback):
-    "Make plain layers again of those that are resampled"
-    if self._resampled is None: return
-    for l in self._resampled.linears.values(): l.to_linear()
-    self._resampled = None
+    "Make plain layers again of those that were changed for one fit"
+    if self._lent: self._masks.free()
+
+# %% ../nbs/06_callback.ipynb #134a8f4a
+@patch
+def before_batch(self:DropConnectCallback):
+    if self._lent: self._masks.hold()
+
+@patch
+def after_step(self:DropConnectCallback): self._masks.kind.after_step(self._masks)

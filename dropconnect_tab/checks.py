@@ -23,29 +23,9 @@ def check_whole(name, value, low=None, what='a whole number'):
     return value
 
 # %% ../nbs/00_checks.ipynb #ca6bab12
-def check_weight_p(weight_p, members=1):
-    "`weight_p` as a float, or a tuple where the members differ; a `ValueError` unless it is made of numbers in [0, 1)"
-    if members > 1 and isinstance(weight_p, (list,tuple)):
-        if len(weight_p) != members:
-            raise ValueError(f"weight_p={weight_p} has {len(weight_p)} values for the {members} members: give one "
-                             "each; for one in each layer give a dict by layer name")
-        ps = tuple(check_weight_p(o) for o in weight_p)
-        return ps if len({*ps}) > 1 else ps[0]
+def check_weight_p(weight_p):
+    "`weight_p` as a float; a `ValueError` unless it is a number in [0, 1)"
     if isinstance(weight_p, bool) or not isinstance(weight_p, Real) or not 0 <= weight_p < 1:
         raise ValueError(f"weight_p={weight_p!r} is not the fraction of weights to drop: "
                          "give a number of at least 0 and below 1, such as 0.5")
     return float(weight_p)
-
-# %% ../nbs/00_checks.ipynb #04b88a3f
-MASKS = ('trainable','frozen','resampled')
-
-def check_mask(mask, unit=None, seed=None, rescale=None):
-    "`mask`; a `ValueError` unless it is a kind that exists, and the other settings go with it"
-    check_choice('mask', mask, MASKS)
-    if mask != 'resampled': return mask
-    for name,value,fits in (('unit', unit, unit != 'feature'), ('seed', seed, seed is None),
-                            ('rescale', rescale, rescale is None or rescale)):
-        if not fits: raise ValueError(
-            f"{name}={value!r} does not go with mask='resampled', which draws single weights from the global generator "
-            "(see set_seed) and always rescales: leave it out")
-    return mask

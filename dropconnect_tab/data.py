@@ -85,6 +85,13 @@ class TabTensorDL(TabDataLoader):
         self.table_device,self._store = table_device,{}
         super().__init__(dataset, bs=bs, shuffle=shuffle, after_batch=_reading_tensors(after_batch, dataset),
                          num_workers=0, **kwargs)
+        self._check_tfms()
+
+    def _check_tfms(self):
+        for n in ('after_item','before_batch'):
+            if tfms := list(getattr(self, n).fs): raise ValueError(
+                f"{n}={tfms}: the rows are tensors already, and nothing is done to them before they are a batch; put it "
+                "into after_batch, or take fastai's TabDataLoader")
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one, for another `dataset`, or with other settings"
@@ -159,6 +166,7 @@ def create_batches(self:TabTensorDL, samps):
 
 @patch
 def __iter__(self:TabTensorDL):
+    self._check_tfms()  # some may have joined
     self.randomize()
     self.before_iter()
     only_reads = all(type(o) is _ReadTensors for o in self.after_batch.fs)

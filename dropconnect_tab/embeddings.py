@@ -14,7 +14,7 @@ from fastai.tabular.core import TabularPandas
 from torch import nn
 
 from .checks import check_whole
-from .members import in_target_units, loss_power
+from .members import takes_target_scale, loss_power
 
 # %% ../nbs/04_embeddings.ipynb #6fbd9232
 def _col_edges(col, n_bins):
@@ -137,7 +137,7 @@ def get_y_scale(
     if not isinstance(to, TabularPandas) or len(to.y_names) != n_out: return None
     if predicts_category(to): return None
     loss = loss_func or getattr(to, 'loss_func', None)
-    if not in_target_units(loss): return None
+    if not takes_target_scale(loss): return None
     ys = to.ys.to_numpy(np.float64)
     mean,std = ys.mean(0),ys.std(0)
     if not np.isfinite([mean,std]).all(): return None  # no net can learn these

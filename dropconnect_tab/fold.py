@@ -14,7 +14,7 @@ from fastai.tabular.model import TabularModel
 from torch import nn
 
 from .embeddings import TargetScale
-from .layers import DropConnectLinear, FrozenLinear, MemberEmbedding, MemberLayers, MemberLinear
+from .layers import MemberEmbedding, MemberLayers
 from .members import average_members
 from .model import DropConnectTabularModel
 
@@ -26,9 +26,7 @@ def _leaves(module):
     if type(module) in (nn.Sequential, LinBnDrop, MemberLayers): return [o for m in module for o in _leaves(m)]
     return [] if isinstance(module, nn.Dropout) else [module]
 
-def _is_linear(m):
-    if type(m) is DropConnectLinear: return m.inference == 'mean' and m.act is None
-    return type(m) in (nn.Linear, MemberLinear, FrozenLinear)
+def _is_linear(m): return type(m) is nn.Linear or getattr(m, 'folds', False)
 
 def _affine(m, k=1):
     "Scale and shift, (members or 1, units), of a batch norm or of the target's scale"
@@ -104,7 +102,7 @@ class _LookUp(nn.Module):
             lines += [low.flatten(0,1),slope.flatten(0,1)]
             for n,o in dict(low=emb.low, high=emb.high, lefts=lefts).items(): self.register_buffer(n, o.clone())
             self.register_buffer('first_bins', torch.arange(n_cont)*lefts.shape[1])
-        self.register_buffer('table', torch.cat(lines) if lines else None)
+        self.register_buffer('lines', torch.cat(lines) if lines else None)
         self.register_buffer('weight', of_numbers[...,0].contiguous())
         self.register_buffer('bias', bias.flatten())
         self.sum_lines = F.embedding_bag
@@ -117,14 +115,14 @@ class _LookUp(nn.Module):
 
     def forward(self, x_cat, x_cont):
         res = F.linear(x_cont, self.weight, self.bias)
-        if self.table is None: return res
+        if self.lines is None: return res
         at,factors = x_cat+self.starts[:-1],None
         if self.has_bins:
             bins,beyond = self._bins(x_cont)
             bins = bins+self.starts[-1]
             factors = torch.cat([torch.ones_like(at, dtype=beyond.dtype),torch.ones_like(beyond),beyond], 1)
             at = torch.cat([at,bins,bins+self.lefts.numel()], 1)
-        return res.add_(self.sum_lines(at, self.table, mode='sum', per_sample_weights=factors))
+        return res.add_(self.sum_lines(at, self.lines, mode='sum', per_sample_weights=factors))
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ec
 def _check_kind(model, n_codes):
@@ -152,7 +150,7 @@ class FoldedNet(nn.Module):
             scale[:,model.n_emb::width],shift[:,model.n_emb::width] = _affine(model.bn_cont)
         layers = _leaves(model.layers) + ([y_scale] if y_scale else [])
         (weight,bias),*rest = _fold_layers(layers, k, scale, shift)
-        if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_TABLE: raise _CannotFold
+        if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_LOOKUP: raise _CannotFold
         self.members = k
         self.first = _LookUp(model, weight, bias)
         self.rest = nn.Sequential(*(_MemberMaps(*o) if isinstance(o, tuple) else o for o in rest))
@@ -163,7 +161,7 @@ class FoldedNet(nn.Module):
         x = self.rest(x).transpose(0,1)
         return average_members(x, self.average) if self.average else x[:,0]
 
-MAX_TABLE = 2**25 # Numbers in the table, 128 MB: what is larger is not folded
+MAX_LOOKUP = 2**25 # Numbers in the look-up, 128 MB: what is larger is not folded
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ee
 def _made_up(model, n=16):

@@ -21,24 +21,34 @@ def sparsity(self:Learner) -> pd.DataFrame: # layer, shape ([members,] units, in
     masks = getattr(unwrap(self.model), 'weight_masks', None)
     return pd.DataFrame(report_zeros(find_linears(self.model), masks.weight_p if masks else {}))
 
+# %% ../nbs/15_interpret.ipynb #b1c2d3e1
+@patch
+def embeddings(self:Learner,
+    column:str, # A categorical column
+) -> np.ndarray: # (categories, width), or (categories, members · width), in the order of `learn.dls.classes[column]`
+    "What the net has learned of the categories of `column`"
+    names = list(self.dls.cat_names)
+    check_choice('column', column, names)
+    return unwrap(self.model).embeds[names.index(column)].weight.detach().flatten(1).cpu().numpy()
+
 # %% ../nbs/15_interpret.ipynb #6f7d0a9c
 def _static_masks(learn):
     "The masks of a learner that were drawn once; a `ValueError` where there are none"
     masks = getattr(unwrap(learn.model), 'weight_masks', None)
     if masks is None: raise ValueError(
         "the net has no masks yet: make it with dropconnect_learner, or train it with a DropConnectCallback first")
-    if masks.mask == 'resampled': raise ValueError(
-        "resampled masks change at every step, so there are none to plot as with mask='trainable' or 'frozen'")
+    if not masks.kind.drawn_once: raise ValueError(
+        f"{masks.mask} masks change at every step, so there are none to plot as with mask='trainable' or 'frozen'")
     if not masks.linears: raise ValueError(
         "no weight was dropped, so there is no mask to plot: give a weight_p above 0")
     return masks
 
 def _of_member(masks, name, member):
-    "Weights, keep-mask (units, inputs) and `weight_p` of a layer, of one member where there are several"
-    w,keep,p = masks.linears[name].weight.detach().cpu(),masks.keeps[name].cpu(),masks.weight_p[name]
-    if w.ndim == 2: return w,keep,p
+    "Weights and keep-mask (units, inputs) of a layer, of one member where there are several"
+    w,keep = masks.linears[name].weight.detach().cpu(),masks.keeps[name].cpu()
+    if w.ndim == 2: return w,keep
     if not 0 <= member < len(w): raise ValueError(f"member={member!r}: there are {len(w)}, counted from 0")
-    return w[member],keep[member],p[member] if isinstance(p, (list,tuple)) else p
+    return w[member],keep[member]
 
 def _mask_image(w, keep):
     "Blue where kept, orange where dropped, darker where larger: (units, inputs, 3)"
@@ -79,9 +89,9 @@ def plot_masks(self:Learner,
     columns,widths = _table_columns(self)
     first = next((n for n,l in masks.linears.items() if l.weight.shape[-1] == sum(widths)), None)
     for ax,n in zip(axs, names):
-        w,keep,p = _of_member(masks, n, member)
+        w,keep = _of_member(masks, n, member)
         ax.imshow(_mask_image(w, keep), aspect='auto', interpolation='nearest')
-        ax.set(title=f'{n}: weight_p={p}', xlabel='input', ylabel='unit')
+        ax.set(title=f'{n}: weight_p={masks.weight_p[n]}', xlabel='input', ylabel='unit')
         for o in (ax.xaxis,ax.yaxis): o.get_major_locator().set_params(integer=True)
         if n == first: _mark_columns(ax, columns, widths)
     return axs
@@ -94,7 +104,8 @@ def plot_regrowth(self:Learner,
 ): # The axes
     "Sizes of the weights of each masked layer, of those kept and of those that started from zero"
     masks = _static_masks(self)
-    if masks.mask == 'frozen': raise ValueError("the masks are frozen: their weights stay 0, so nothing grows back")
+    if masks.kind.layer: raise ValueError(
+        f"the masks are {masks.mask}: their weights stay 0, so nothing grows back")
     if axs is None: axs = _panels(len(masks.linears), 4.2, 3.2)
     for ax,(n,l) in zip(axs, masks.linears.items()):
         sizes,keep = l.weight.detach().abs().cpu(),masks.keeps[n].cpu()
@@ -195,11 +206,10 @@ def plot_reliability(
     "How often the most probable class is right, against its probability: on the diagonal where calibrated"
     ax = _axes(ax, xlabel='probability of the class', ylabel='share that is right', xlim=(0,1), ylim=(0,1))
     (probs,),(targs,) = as_tensors(probs=probs),as_tensors(targs=targs)
+    from sklearn.calibration import calibration_curve  # here, since it takes a while to import
     top,best = probs.max(1)
-    right = (best==targs.flatten()).float()
-    which = (top*bins).long().clamp_max(bins-1)
-    groups = [which==i for i in which.unique()]
+    share,mean = calibration_curve(best==targs.flatten(), top.clamp(max=1), n_bins=bins)
     ax.plot([0,1], [0,1], color='black', lw=.8, ls='--')
-    ax.plot([float(top[o].mean()) for o in groups], [float(right[o].mean()) for o in groups], marker='o', label=label)
+    ax.plot(mean, share, marker='o', label=label)
     if label: ax.legend(frameon=False)
     return ax

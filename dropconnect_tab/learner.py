@@ -43,9 +43,11 @@ def _defaults(n_rows, n_cont, emb_szs, classes):
     return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, classes), emb_std=_emb_std(emb_szs, n_rows),
                 cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
 
-def _merge(*settings):
-    "The settings that are given, later ones before earlier ones"
-    return {k:v for o in settings for k,v in (o or {}).items() if v is not None}
+def _given(settings): return {k:v for k,v in settings.items() if v is not None}
+
+def _merge(defaults, config, arguments):
+    "The settings of a model: arguments that are given, before the config, before the defaults; None: the model's own"
+    return _given({**defaults, **(config or {}), **_given(arguments)})
 
 # %% ../nbs/10_learner.ipynb #eb82f952
 def _check_numbers(to):
@@ -55,9 +57,9 @@ def _check_numbers(to):
             f"continuous column {n!r} has gaps or infinite values: put FillMissing among the procs, numbers in place "
             "of infinite values; leave out a column of gaps alone")
 
-def _check_names(dls, told):
-    "A `ValueError` names a category that hides what fastai looks for in the table, unless the caller has `told` it"
-    hidden = [n for n in ('c','loss_func') if told[n] is None]
+def _check_names(dls, **given):
+    "A `ValueError` that names a category which hides what fastai looks for in the data, unless it is `given`"
+    hidden = [n for n,v in given.items() if v is None]
     if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp']
     if taken := [n for n in hidden if n in dls.cat_names]:
         raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
@@ -67,6 +69,12 @@ def _check_batches(dl):
     if not len(dl): raise ValueError(
         f"bs={dl.bs}, and {dl.n} training rows: too few for one whole batch, so no step would be taken: "
         "give a smaller bs")
+
+def _check_config(config):
+    "A `ValueError` that names settings which belong to the learner"
+    if own := [k for k in config or {} if k in ('n_bins','layers','lr','opt_func')]: raise ValueError(
+        f"the config has {', '.join(map(repr, own))}, which the learner takes, not the model: pass them to "
+        "dropconnect_learner, as in **only_masks")
 
 def _y_scale(to, y_scale, y_range, n_out, loss_func):
     "A `TargetScale`, or None where the outputs are left as they are"
@@ -84,15 +92,28 @@ def _member_loss(loss_func):
     if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
     return loss_func if isinstance(loss_func, MemberLoss) else MemberLoss(loss_func)
 
+# %% ../nbs/10_learner.ipynb #eb82f954
+def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
+    "What the model is made with: the defaults, then what is said, then what the data and the loss tell of the rest"
+    to,said = dls.train_ds,config or {}
+    res = _merge(_defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func)), said, arguments)
+    def unsaid(name): return name not in res and name not in said
+    y_scale = res.get('y_scale', None if unsaid('y_scale') else False)
+    res['y_scale'] = _y_scale(to, y_scale, res.get('y_range'), n_out, loss_func)
+    if unsaid('cont_edges'): res['cont_edges'] = get_cont_edges(to, n_bins)
+    elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
+    if res.get('members', 1) != 1 and unsaid('average'): res['average'] = average_for(_member_loss(loss_func).base)
+    return res
+
+# %% ../nbs/10_learner.ipynb #c306f680
 def _callbacks(model, cbs):
     "`cbs`, and those that the model needs"
     cbs = L(cbs)
-    # Only a frozen mask needs the callback: it watches the optimizer; a trainable one is left alone after its start
-    held = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
-    if model.weight_masks.mask == 'frozen' and not held: cbs = cbs + [DropConnectCallback()]
+    has = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
+    # Some kinds of masks watch the optimizer; a trainable one is left alone after its start
+    if model.weight_masks.kind.watches_steps and not has: cbs = cbs + [DropConnectCallback()]
     return cbs + [AverageMembers()] if model.members > 1 else cbs
 
-# %% ../nbs/10_learner.ipynb #c306f680
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`
@@ -102,9 +123,9 @@ def dropconnect_learner(
     n_out:int=None, # Final output size of the model
     y_range:tuple=None, # Low and high for the final sigmoid function
     *,
-    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
-    mask:str=None, # 'trainable' (dropped weights may grow back), 'frozen' (they stay 0) or 'resampled' (each step)
-    unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
+    weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
+    mask:str=None, # 'trainable' (sparse initialization), 'frozen' (static mask) or 'resampled' (DropConnect)
+    unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Nets, each with its own weights and masks, that vote; None: 8
@@ -118,26 +139,22 @@ def dropconnect_learner(
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
-    overrides = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
+    arguments = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
                      members=members, own_embeds=own_embeds, emb_std=emb_std, y_scale=y_scale, ps=ps)
-    to,n_cont,loss_func = dls.train_ds,len(dls.cont_names),kwargs.pop('loss_func', None)
-    _check_names(dls, dict(c=n_out, loss_func=loss_func))
-    loss_func = loss_func or getattr(to, 'loss_func', None)
+    to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
+    _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)
     _check_batches(dls.train)
+    _check_config(config)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
-    emb_szs = get_emb_sz(to, emb_szs or {})
-    config = _merge(_defaults(len(to), n_cont, emb_szs, _has_classes(to, loss_func)), config, overrides)
+    loss_func = loss_func or getattr(to, 'loss_func', None)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
-    config['y_scale'] = _y_scale(to, config.get('y_scale'), config.get('y_range'), n_out, loss_func)
-    if 'cont_edges' not in config: config['cont_edges'] = get_cont_edges(to, n_bins)
-    elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
-    if config['members'] != 1:
-        loss_func = _member_loss(loss_func)
-        if 'average' not in config: config['average'] = average_for(loss_func.base)
-    model = DropConnectTabularModel(emb_szs, n_cont, n_out, list(ifnone(layers, [200,100])), **config)
+    emb_szs = get_emb_sz(to, emb_szs or {})
+    settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
+    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
+    several = model.members > 1
     # A single net without masks stays fastai's to the last bit
-    opt_func = opt_func or (FusedAdam if model.members > 1 else Adam)
-    return TabularLearner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=ifnone(lr, 1e-2),
+    return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if several else loss_func,
+                          opt_func=opt_func or (FusedAdam if several else Adam), lr=ifnone(lr, 1e-2),
                           cbs=_callbacks(model, kwargs.pop('cbs', None)), **kwargs)

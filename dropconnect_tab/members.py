@@ -38,16 +38,16 @@ def average_members(
 _SOFTMAX = nn.CrossEntropyLoss,F.cross_entropy
 _SIGMOID = nn.BCEWithLogitsLoss,F.binary_cross_entropy_with_logits
 _SQUARES = nn.MSELoss,F.mse_loss
-_TARGET_UNITS = (*_SQUARES, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss, nn.HuberLoss, F.huber_loss)
+_TARGET_SCALE = (*_SQUARES, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss, nn.HuberLoss, F.huber_loss)
 
 def _is_any(loss_func, losses):
     "Is a loss, without its wrappers, one of `losses`?"
     while inner := getattr(loss_func, 'base', None) or getattr(loss_func, 'func', None): loss_func = inner
     return loss_func in losses or isinstance(loss_func, tuple(o for o in losses if isinstance(o, type)))
 
-def in_target_units(loss_func):
+def takes_target_scale(loss_func):
     "Is a loss (None: fastai's for regression) known to take numbers in the units of its target?"
-    return loss_func is None or _is_any(loss_func, _TARGET_UNITS)
+    return loss_func is None or _is_any(loss_func, _TARGET_SCALE)
 
 def is_for_classes(loss_func):
     "Is a loss known to compare probabilities of classes?"

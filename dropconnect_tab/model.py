@@ -15,9 +15,9 @@ from fastai.tabular.model import TabularModel
 from fastcore.basics import patch
 from torch import nn
 
-from .checks import check_choice, check_mask, check_whole
-from .masks import WeightMasks, default_weight_p, member_ps
-from .layers import MemberEmbedding, MemberLayers, freeze_masks, resample_masks
+from .checks import check_choice, check_whole
+from .layers import MemberEmbedding, MemberLayers
+from .masks import WeightMasks, find_kind
 from .members import AVERAGES, average_members, for_member_loss
 from .embeddings import ContEmbedding, TargetScale
 
@@ -73,9 +73,9 @@ class DropConnectTabularModel(TabularModel):
         act_cls=nn.ReLU(inplace=True), # Activation type for `LinBnDrop` layers
         lin_first:bool=True, # Linear layer is first or last in `LinBnDrop` layers
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer or member, dict; None: 4 columns a unit
-        mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (per step)
-        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
+        mask:str='trainable', # 'trainable' (sparse initialization), 'frozen' (static mask) or 'resampled' (DropConnect)
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of nets, each with its own weights and masks, that vote
@@ -86,7 +86,7 @@ class DropConnectTabularModel(TabularModel):
         cont_emb_sz:int=16, # Width of the piecewise-linear embedding of a continuous column
         y_scale=None, # Outputs are `mean + std*x`: (mean, std), or a `TargetScale`; None: they are x
     ):
-        check_mask(mask, unit, seed, rescale)
+        find_kind(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
@@ -100,11 +100,7 @@ class DropConnectTabularModel(TabularModel):
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
         self.members,self.average = members,average
-        weight_p = default_weight_p(weight_p, mask)
-        self.weight_masks = WeightMasks(self, weight_p, unit=unit, seed=seed, rescale=rescale)
-        if mask == 'resampled': resample_masks(self.weight_masks)
-        else: self.weight_masks.apply()
-        if mask == 'frozen': freeze_masks(self.weight_masks)
+        self.weight_masks = WeightMasks(self, weight_p, None, unit, seed, rescale, mask).apply()
 
 # %% ../nbs/05_model.ipynb #83f77d16
 @patch(as_prop=True)
@@ -148,12 +144,8 @@ def member(self:DropConnectTabularModel,
 ): # `DropConnectTabularModel`
     "One net with the weights, statistics, masks and embeddings of member `i`: a copy"
     if self.members == 1: raise ValueError("the model is one net, and has no members to take out")
-    net,masks = copy.deepcopy(self),self.weight_masks
+    net = copy.deepcopy(self)
     net.layers,net.members = self.layers.member(i),1
     if self.own_embeds: net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
-    ps = {n:member_ps(p, self.members)[i] for n,p in masks.weight_p.items()}
-    by_column = masks.groups and all(ps.get(n) for n in masks.groups)  # may drop no column of the table
-    net.weight_masks = WeightMasks(net, ps or 0., unit='feature' if by_column else 'weight', rescale=masks.rescale)
-    net.weight_masks.mask = masks.mask
-    net.weight_masks._keeps = {n:keep[i] for n,keep in masks.keeps.items() if n in net.weight_masks.linears}
+    net.weight_masks = self.weight_masks.of_member(net, i)
     return net

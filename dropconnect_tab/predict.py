@@ -9,6 +9,7 @@ __all__ = ['RegressionDist', 'ClassificationDist', 'calibrate_spread', 'pred_int
 import math
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
+from statistics import NormalDist
 
 import numpy as np, torch
 from fastai.callback.core import Callback
@@ -53,13 +54,12 @@ def _resampled(model):
 @contextmanager
 def _masks_on(model):
     "Masks stay on at inference"
-    layers = _resampled(model)
-    before = [(o.inference,o.n_samples) for o in layers]
+    before = {o:o.inference for o in _resampled(model)}
     try:
-        for o in layers: o.inference,o.n_samples = 'mc',1
+        for o in before: o.inference = 'mc'
         yield
     finally:
-        for o,(inference,n) in zip(layers, before): o.inference,o.n_samples = inference,n
+        for o,inference in before.items(): o.inference = inference
 
 class _Samples(Callback):
     "Predicts each batch `n` times, and keeps what `summary` makes of the predictions (draws, rows, outputs)"
@@ -145,7 +145,7 @@ def as_tensors(**values):
 def _z(level):
     "Half-width of the central interval of a standard normal"
     if not 0 < level < 1: raise ValueError(f"level={level!r}: give a share between 0 and 1, such as 0.9")
-    return math.sqrt(2)*torch.erfinv(torch.tensor(level, dtype=torch.float64)).item()
+    return NormalDist().inv_cdf((1+level)/2)
 
 def calibrate_spread(
     mean:torch.Tensor, # Means, of rows with known targets that were not trained on

@@ -115,10 +115,10 @@ class _Graph(nn.Module):
         preds = self.activation(self.model(cats, conts)).float()
         return preds,self.decodes(preds)
 
-def _sum_lines(at, table, mode, per_sample_weights):
+def _sum_lines(at, lines, mode, per_sample_weights):
     "`F.embedding_bag` in operations that ONNX has"
-    lines = nn.functional.embedding(at, table)
-    return lines.sum(1) if per_sample_weights is None else (per_sample_weights[:,None] @ lines)[:,0]
+    found = nn.functional.embedding(at, lines)
+    return found.sum(1) if per_sample_weights is None else (per_sample_weights[:,None] @ found)[:,0]
 
 def _example(encoder, n=16):
     "Codes and numbers of `n` rows that are made up"

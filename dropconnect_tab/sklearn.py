@@ -38,7 +38,7 @@ from .data import TabTensorDL, batch_size
 from .frame import FillGaps, TableColumns
 from .learner import dropconnect_learner
 from .masks import unwrap
-from .members import MemberLoss, in_target_units
+from .members import MemberLoss, takes_target_scale
 from .serve import Predictor
 
 # %% ../nbs/16_sklearn.ipynb #982c20b8
@@ -113,9 +113,9 @@ class _DropConnectEstimator(BaseEstimator):
     _of_learner = 'weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','ps','config','lr','opt_func'
     def __init__(self,
         *,
-        weight_p=None, # Fraction to drop, in [0, 1): number, list by member, dict by layer; None: 4 columns a unit
-        mask:str='trainable', # 'trainable' (dropped weights may grow back), 'frozen' (stay 0), 'resampled' (each step)
-        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: 'feature' if `weight_p` is None
+        weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
+        mask:str='trainable', # 'trainable' (sparse initialization), 'frozen' (static mask) or 'resampled' (DropConnect)
+        unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
         members:int=8, # Nets, each with its own weights, masks and embeddings of categories, that vote
         layers:list=None, # Sizes of hidden layers; None: [200,100]
@@ -222,13 +222,13 @@ _FITTING = RLock()  # the global generators are shared by all threads: one fit a
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
-    self._units = self._float32_units(y)
+    self._shift_scale = self._float32_scale(y)
     weights,rows = _row_weights(sample_weight, X)
-    X,y = X.iloc[rows],self._in_units(y.iloc[rows])
+    X,y = X.iloc[rows],self._rescaled(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
         check_consistent_length(X_val, y_val)
-        X_val,y_val = self._frame(X_val),self._in_units(self._targets(y_val, X.columns))
+        X_val,y_val = self._frame(X_val),self._rescaled(self._targets(y_val, X.columns))
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
     with _FITTING,no_random(seed, reproducible=False):
@@ -341,7 +341,7 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
     def _vocab(self): return None
 
     def _loss(self):
-        if not in_target_units(self.loss_func): warnings.warn(
+        if not takes_target_scale(self.loss_func): warnings.warn(
             f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives "
             "what the loss takes, such as the log of a mean")
         return self.loss_func or MSELossFlat()
@@ -357,7 +357,7 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         return pd.DataFrame(y, columns=[_free(str(o), taken) for o in names])
 
     def _shaped(self, o, shifted=True):
-        shift,scale = self._units
+        shift,scale = self._shift_scale
         o = o*scale + shift*shifted
         return o[:,0] if self._flat else o
 
@@ -369,19 +369,19 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
 
 # %% ../nbs/16_sklearn.ipynb #f1a0aa31
 @patch
-def _float32_units(self:DropConnectRegressor, y):
+def _float32_scale(self:DropConnectRegressor, y):
     "What targets lose and are divided by where float32 could not hold them: far from their spread, or of extreme size"
     y,rest = y.to_numpy(),{**(self.config or {}), **self._own(('y_range','y_scale'))}
     shift,scale = np.zeros(y.shape[1]),np.ones(y.shape[1])
-    if not in_target_units(self.loss_func) or any(rest.get(o) is not None for o in ('y_range','y_scale')):
+    if not takes_target_scale(self.loss_func) or any(rest.get(o) is not None for o in ('y_range','y_scale')):
         return shift,scale
     mean,std = (y/len(y)).sum(0),y.std(0)
     extreme = (std > 0) & ((std < 1e-12) | (std > 1e12))
     return np.where(np.abs(mean) > 1e4*std, mean, shift),np.where(extreme, std, scale)
 
 @patch
-def _in_units(self:DropConnectRegressor, y):
-    shift,scale = self._units
+def _rescaled(self:DropConnectRegressor, y):
+    shift,scale = self._shift_scale
     return (y-shift)/scale
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f01
@@ -408,9 +408,9 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
             raise ValueError(f"y_val has {new[0]!r}, which is not among the classes in y")
         return pd.DataFrame({_free(str(name), taken): pd.Series(y.tolist(), dtype=object)})
 
-    def _float32_units(self, y): return None
+    def _float32_scale(self, y): return None
 
-    def _in_units(self, y): return y
+    def _rescaled(self, y): return y
 
     def _shaped(self, o, shifted=True): return o
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(root))
 from dropconnect_tab.bench.files import append_jsonl, read_jsonl  # noqa: E402 - loads no module that is changed
 
 # Module → its tests, the quick ones first
-TESTS = dict(masks='masks dropconnect members contract soak', layers='dropconnect masks members contract',
-             callback='dropconnect lifecycle contract', model='members contract embeddings lifecycle',
+TESTS = dict(masks='masks dropconnect members contract soak kinds', layers='dropconnect masks members contract kinds',
+             callback='dropconnect kinds lifecycle contract', model='members contract embeddings lifecycle',
              members='members predict lifecycle', learner='contract members embeddings lifecycle',
              embeddings='embeddings members serve')
 

@@ -155,9 +155,9 @@ def test_a_code_beyond_the_embedding_is_an_error():
 def test_a_large_table_is_not_folded(monkeypatch):
     learn = fitted(make_dls(), members=3)
     n = (7+6)*3*20
-    monkeypatch.setattr(fold_room, 'MAX_TABLE', n)
+    monkeypatch.setattr(fold_room, 'MAX_LOOKUP', n)
     assert type(learn.predictor().model) is FoldedNet
-    monkeypatch.setattr(fold_room, 'MAX_TABLE', n-1)
+    monkeypatch.setattr(fold_room, 'MAX_LOOKUP', n-1)
     assert type(learn.predictor().model) is DropConnectTabularModel
     assert_agree(learn, x_df())
 

@@ -128,17 +128,19 @@ def check(way, learn, starts):
 
 # --- the matrix -----------------------------------------------------------------------------------------------------
 
-def cells():
+def cells(columns):
     for name, col in columns.items():
         for row, h in habits.items():
             if h.of_net or (col.mask == 'frozen' if h.repeats else col.has_callback): yield row, name
 
 
+def check_cell(row, col, way, tmp_path):
+    check(way, habits[row](way, make_dls(path=tmp_path)), (habits[row].starts or {}).get(col, 1))
+
+
 @pytest.mark.filterwarnings('ignore:CUDA is not available', 'ignore:torch.cuda.amp.GradScaler is enabled')
-@pytest.mark.parametrize('row, col', cells())
-def test_matrix(row, col, tmp_path):
-    way, habit = columns[col], habits[row]
-    check(way, habit.do(way, make_dls(path=tmp_path)), (habit.starts or {}).get(col, 1))
+@pytest.mark.parametrize('row, col', cells(columns))
+def test_matrix(row, col, tmp_path): check_cell(row, col, columns[col], tmp_path)
 
 
 def test_the_column_of_the_defaults_has_them(dls):

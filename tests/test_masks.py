@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from dropconnect_tab.masks import WeightMasks, draw_mask, find_linears, read_mask
+from dropconnect_tab.layers import read_mask
+from dropconnect_tab.masks import WeightMasks, draw_mask, find_linears
 
 sizes, ps = st.integers(1, 40), st.floats(0, 1, exclude_max=True)
 
@@ -78,12 +79,26 @@ def test_a_layer_must_keep_something():
 
 def test_read_mask():
     w = torch.randn(200, 100)
-    assert read_mask(w) is None
-    w[0, :2] = 0  # as many zeros as chance could make
-    assert read_mask(w) is None
-    w[0] = 0
-    assert torch.equal(read_mask(w), w != 0)
-    assert read_mask(torch.zeros(4, 4)) is None
+    assert read_mask('w', w, 10_000) is None
+    w[0] = 0  # no more than chance could make
+    assert read_mask('w', w, 10_000) is None and torch.equal(read_mask('w', w, 100), w != 0)
+    w[:4] = 0
+    with pytest.raises(ValueError, match="'w' was masked before: 2% of its weights are exactly 0, but weight_p=0.5"):
+        read_mask('w', w, 10_000)
+    w[:100] = 0
+    for n in (8_400, 10_000, 11_600): assert torch.equal(read_mask('w', w, n), w != 0)
+    for n in (0, 8_000, 12_600, 19_000):
+        with pytest.raises(ValueError, match="50% of its weights are exactly 0"): read_mask('w', w, n)
+    with pytest.raises(ValueError, match="100% of its weights are exactly 0"): read_mask('w', torch.zeros(4, 4), 15)
+
+
+def test_read_mask_of_groups():
+    "A group counts as dropped where all of it is 0, whatever its width"
+    groups, keep = [6, 1, 1], torch.tensor([[False]*6 + [True]*2, [True]*6 + [False, True], [True]*7 + [False]])
+    w = torch.randn(3, 8)*keep
+    assert torch.equal(read_mask('w', w, 3, groups), keep)
+    w[1, 0] = 0  # a part of a group
+    assert torch.equal(read_mask('w', w, 3, groups), keep)
 
 
 @pytest.mark.parametrize('kwargs, zeros', [
@@ -117,7 +132,7 @@ def test_which_layers_and_how_much(kwargs, zeros):
     (dict(weight_p={'4': .5}, layers=['0']), "'4' is not one of the masked layers '0'"),
     (dict(weight_p=[.5, 2]), "weight_p=2 is not the fraction"),
     (dict(unit='neuron'), "unit='neuron' is unknown: choose one of 'weight', 'feature'"),
-    (dict(unit='feature'), "a Sequential does not say how wide its table columns are; set model.column_groups"),
+    (dict(unit='feature'), "a Sequential does not say how wide its columns are; set model.column_groups"),
     (dict(seed='x'), "seed='x': give a whole number, or None"),
     (dict(seed=2.5), "seed=2.5: give a whole number, or None"),
 ])
@@ -175,7 +190,7 @@ def test_unit_feature():
     first, second = masks.keeps['0'], masks.keeps['2']
     assert all(bool((g.all(1) == g.any(1)).all()) for g in first.split(model.column_groups, 1))
     assert int((~second).sum()) == 100  # deeper layers have no table columns
-    match = r"no masked layer takes the 5 table columns \(12 inputs wide\); masked are \['2'\]"
+    match = r"no masked layer takes the 5 columns \(12 inputs wide\); masked are \['2'\]"
     for kwargs in (dict(layers='2'), dict(weight_p={'0': 0, '2': .5})):
         with pytest.raises(ValueError, match=match): WeightMasks(model, unit='feature', **kwargs)
 
@@ -231,13 +246,13 @@ def test_accidental_zeros_do_not_join_the_mask():
     model = mlp()
     with torch.no_grad(): model[0].weight.zero_()
     masks = WeightMasks(model, seed=0).apply()
-    assert torch.equal(read_mask(model[0].weight), masks.keeps['0'])
+    assert torch.equal(model[0].weight != 0, masks.keeps['0'])
 
 
 def test_started_and_read():
     model = mlp()
     assert not WeightMasks(model).started()
-    with pytest.raises(ValueError, match="'0', '2' has no exact zeros. Load a checkpoint of the frozen net first"):
+    with pytest.raises(ValueError, match="'0', '2' has no exact zeros, or too few for a mask. Load a checkpoint"):
         WeightMasks(model).read()
     masks = WeightMasks(model, .5, seed=1).apply()
     again = WeightMasks(model, .5, seed=2)
@@ -287,7 +302,7 @@ def test_masks_that_are_there_already():
         with pytest.raises(ValueError, match="'0' was masked before: 50% of its weights are exactly 0"):
             WeightMasks(net, p).started()
     nn.init.ones_(net[2].weight)
-    with pytest.raises(ValueError, match="'2' was masked before: 0% of its weights"): WeightMasks(net, .5).started()
+    with pytest.raises(ValueError, match="'0' was masked before, and '2' was not"): WeightMasks(net, .5).started()
 
 
 def test_columns_enter_the_layer_that_is_as_wide_as_they_are():

@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 import dropconnect_tab.interpret
 from .tables import Table, tabular, table_dls
-from ..checks import check_choice, check_mask, check_weight_p
+from ..checks import check_choice, check_weight_p
 from ..embeddings import get_cont_edges
 from ..frame import FillGaps
 from ..learner import dropconnect_config, dropconnect_learner
-from ..masks import find_linears
+from ..masks import find_kind, find_linears
 from ..members import MemberLoss, average_members
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c01
@@ -115,7 +115,7 @@ def fit_net(
     "Fit a `dropconnect_learner`"
     set_seed(seed, reproducible=True)
     config = dropconnect_config(ps=ps, embed_p=embed_p)
-    drawn_once = {} if mask=='resampled' else dict(seed=seed, unit=unit)
+    drawn_once = dict(seed=seed, unit=unit) if find_kind(mask).drawn_once else {}
     plain = dict(n_bins=0, emb_std=emb_std, own_embeds=False, y_scale=False)
     learn = dropconnect_learner(table_dls(table, bs, device, loader), layers=list(layers), config=config,
                                 weight_p=weight_p, mask=mask, members=members, **drawn_once, **plain, **_task(table))
@@ -123,7 +123,7 @@ def fit_net(
         for o in list(find_linears(learn.model).values())[:-1]: o.weight.div_((1-scale_p)**0.5)
     if l1: learn.add_cb(L1Penalty(l1))
     logged = dict(zeros=partial(_zeros, learn))
-    if weight_p != 0 and mask=='trainable':
+    if weight_p != 0 and find_kind(mask).layer is None:
         learn.add_cb(regrowth := _Regrowth())
         logged['regrowth'] = lambda: regrowth.values
     return _fit(learn, table, epochs, lr, wd, tick, **logged)
@@ -158,7 +158,7 @@ def fit_default(
 ) -> dict: # As `fit_fastai`
     "Fit a `dropconnect_learner` with its defaults, as its user would"
     set_seed(seed, reproducible=True)
-    drawn_once = {} if kwargs.get('mask')=='resampled' else dict(seed=seed)
+    drawn_once = dict(seed=seed) if find_kind(kwargs.get('mask', 'trainable')).drawn_once else {}
     if 'embed_p' in kwargs: kwargs['config'] = dropconnect_config(embed_p=kwargs.pop('embed_p'))
     if 'layers' in kwargs: kwargs['layers'] = list(kwargs['layers'])
     if kwargs.get('y_scale'): kwargs.pop('y_scale')  # the target's own is what it takes unless told otherwise
@@ -501,7 +501,7 @@ def _check_value(name, value, example):
     if name in ('weight_p','unit','bs') and value is None: return  # the library's own choice
     if name in ('weight_p','scale_p'): return check_weight_p(value)
     if name == 'unit': return check_choice(name, value, ('weight','feature'))
-    if name == 'mask': return check_mask(value)
+    if name == 'mask': return find_kind(value)
     if name == 'loader': return check_choice(name, value, ('fastai','tensors'))
     if isinstance(example, tuple): good = isinstance(value, tuple) and all(isinstance(o, Integral) for o in value)
     elif isinstance(example, str): good = isinstance(value, str)
