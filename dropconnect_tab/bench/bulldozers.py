@@ -117,10 +117,8 @@ def load_bulldozers(
 # %% ../../nbs/bench/02_bulldozers.ipynb #2a5c38d2
 SPLITS = ('book','kaggle','2012')
 
-def check_split(
-    split:str, # One of `SPLITS` or 'auto', and perhaps '-slice' behind it
-):
-    "A `ValueError` unless there is such a split"
+def check_split(split):
+    "A `ValueError` unless it is one of `SPLITS` or 'auto', perhaps with '-slice' behind it"
     check_choice('split', split, [o + end for end in ('','-slice') for o in (*SPLITS,'auto')])
 
 def split_bulldozers(
