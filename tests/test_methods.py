@@ -781,6 +781,7 @@ def test_methods_survive_pickling_and_say_what_they_are():
     ('members-dense,members=0', {}, 'members=0: give at least 1'), ('members-dense', dict(members=.5), 'members=0.5: '),
     ('deep-ensemble,nets=0', {}, 'nets=0: give at least 1'), ('deep-ensemble,members=2', {}, "no setting 'members'"),
     ('members-masked,mask=froze', {}, "mask='froze' is unknown"), ('members-dense,mask=frozen', {}, "setting 'mask'"),
+    ('dense,bs=0', {}, 'bs=0: give a whole number, 1 or more'), ('default,bs=1.5', {}, 'bs=1.5: give a whole number'),
     ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
     ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: '),
     ('lgbm,native=cat', {}, "native='cat': give a value such as"), ('catboost,native=1', {}, 'native=1: give a value'),
