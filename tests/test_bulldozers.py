@@ -36,19 +36,6 @@ def with_cell(df, row, col, value):
     df.loc[row-1,col] = value
     return df
 
-def parts(sales):
-    "Kaggle's Train, Valid and ValidSolution of `sales`"
-    train,valid = sales.iloc[:300],sales.iloc[300:]
-    answer = valid[['SalesID','SalePrice']].assign(Usage='Public').sample(frac=1, random_state=0)
-    return dict(Train=as_csv(train), Valid=as_csv(valid.drop(columns='SalePrice')), ValidSolution=as_csv(answer))
-
-def put(folder, raws, suffix='.csv'):
-    folder.mkdir(exist_ok=True)
-    for stem,raw in raws.items():
-        if suffix == '.csv': (folder/f'{stem}.csv').write_bytes(raw)
-        else: as_zip(folder/f'{stem}.zip', **{f'{stem}__csv':raw})
-    return folder
-
 # --- errors: the path -----------------------------------------------------------------------------------------------
 
 def test_missing_path(tmp_path):
@@ -58,61 +45,47 @@ def test_missing_path(tmp_path):
 @pytest.mark.parametrize('raw', [b'', b'\r\n \n'])
 def test_empty_file(tmp_path, name, raw):
     (tmp_path/name).write_bytes(raw)
-    what = 'is not a zip' if name == 'sales.zip' and raw else 'is empty'
-    raises(ValueError, tmp_path/name, f'{name} {what}', 'download it again')
-
-def test_no_zip(tmp_path, sales):
-    (tmp_path/'a.zip').write_bytes(as_csv(sales))
-    raises(ValueError, tmp_path/'a.zip', 'a.zip is not a zip file', 'download it again')
+    raises(ValueError, tmp_path/name, f'{name} needs column SalesID', 'TrainAndValid.zip')
 
 def test_truncated_zip(tmp_path, sales):
     raw = as_zip(tmp_path/'a.zip', TrainAndValid__csv=as_csv(sales)).read_bytes()
     (tmp_path/'a.zip').write_bytes(raw[:len(raw)//2])
-    raises(ValueError, tmp_path/'a.zip', 'a.zip', 'the end of it is missing', 'download it again')
+    raises(ValueError, tmp_path/'a.zip', 'a.zip is damaged', 'download it again')
 
 def test_damaged_zip(tmp_path, sales):
     raw = bytearray(as_zip(tmp_path/'a.zip', TrainAndValid__csv=as_csv(sales)).read_bytes())
     raw[len(raw)//2] ^= 0xff
     (tmp_path/'a.zip').write_bytes(raw)
-    raises(ValueError, tmp_path/'a.zip', 'a.zip is damaged', 'TrainAndValid.csv', 'download it again')
+    raises(ValueError, tmp_path/'a.zip', 'a.zip is damaged', 'download it again')
 
 def test_zip_without_csv(tmp_path):
     path = as_zip(tmp_path/'a.zip', readme__txt=b'hello')
-    raises(ValueError, path, 'a.zip has no csv', 'readme.txt', 'TrainAndValid.zip')
+    raises(ValueError, path, 'a.zip has no TrainAndValid.csv in it', 'kaggle.com')
 
 def test_zip_with_unknown_csvs(tmp_path):
     path = as_zip(tmp_path/'a.zip', x__csv=b'1', y__csv=b'2')
-    raises(ValueError, path, 'a.zip', 'x.csv, y.csv', 'TrainAndValid.zip')
+    raises(ValueError, path, 'a.zip has no TrainAndValid.csv in it', 'kaggle.com')
 
 def test_known_name_for_a_zip_of_several(tmp_path, sales):
     inner = as_zip(tmp_path/'i.zip', x__csv=b'1', y__csv=b'2').read_bytes()
     path = as_zip(tmp_path/'a.zip', TrainAndValid__zip=inner, z__csv=b'3')
-    raises(ValueError, path, 'TrainAndValid.zip has several', 'x.csv, y.csv', 'unpack')
+    raises(ValueError, path, 'TrainAndValid.zip has no TrainAndValid.csv in it')
 
 def test_folder_without_known_file(tmp_path, sales):
-    raises(ValueError, tmp_path, str(tmp_path), 'but nothing', 'TrainAndValid')
     (tmp_path/'other.csv').write_bytes(as_csv(sales))
-    raises(ValueError, tmp_path, 'other.csv', 'TrainAndValid', 'ValidSolution')
-
-@pytest.mark.parametrize('gone', ['Train', 'Valid', 'ValidSolution'])
-def test_a_part_is_missing(tmp_path, sales, gone):
-    put(tmp_path, {k:v for k,v in parts(sales).items() if k != gone})
-    raises(ValueError, tmp_path, f'has no {gone} (', 'add what is missing')
+    raises(ValueError, tmp_path, f'{tmp_path} has no TrainAndValid (.csv or .zip) in it', 'kaggle.com')
 
 # --- errors: the csv ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('sep', ';\t|')
-def test_delimiter(tmp_path, sales, sep): broken(tmp_path, sales, repr(sep), 'save it with commas', sep=sep)
+def test_delimiter(tmp_path, sales, sep): broken(tmp_path, sales, 'and commas between its columns', sep=sep)
 
 @pytest.mark.parametrize('cols', [['SalePrice'], ['saledate'], ['Blade_Type'], ['ModelID','Tire_Size'], COLUMNS[1:]])
 def test_missing_columns(tmp_path, sales, cols):
-    broken(tmp_path, sales.drop(columns=cols), f"no column {', '.join(cols)}", 'TrainAndValid.zip')
-
-def test_valid_alone(tmp_path, sales):
-    broken(tmp_path, sales.drop(columns='SalePrice'), 'no column SalePrice', 'ValidSolution.csv')
+    broken(tmp_path, sales.drop(columns=cols), f"needs column {', '.join(cols)} once", 'TrainAndValid.zip')
 
 def test_column_twice(tmp_path, sales):
-    broken(tmp_path, as_csv(sales).replace(b'MachineID', b'ModelID', 1), 'column ModelID twice', 'delete one')
+    broken(tmp_path, as_csv(sales).replace(b'Ripper,', b'Ripper,Ripper,', 1), 'needs column Ripper once')
 
 def test_header_only(tmp_path, sales): broken(tmp_path, sales.head(0), 'no rows', 'download it again')
 
@@ -122,10 +95,10 @@ def test_another_kind_of_file(tmp_path, raw): broken(tmp_path, raw, 'SalesID', '
 def test_not_utf8(tmp_path, sales):
     raw = as_csv(sales)
     i = [i for i,o in enumerate(raw) if o == 10][6] + 12
-    broken(tmp_path, raw[:i] + b'\xff' + raw[i+1:], '0xff', f'offset {i}', 'row 7', 'UTF-8')
+    broken(tmp_path, raw[:i] + b'\xff' + raw[i+1:], '0xff', 'not a csv in UTF-8', 'download it again')
 
 def test_utf16(tmp_path, sales):
-    broken(tmp_path, sales.to_csv(index=False).encode('utf-16'), '0xff at offset 0, in row 0', 'UTF-8')
+    broken(tmp_path, sales.to_csv(index=False).encode('utf-16'), '0xff', 'behind row 0', 'not a csv in UTF-8')
 
 @pytest.mark.parametrize('every', [False, True])
 @pytest.mark.parametrize('more', [b',x', b',', None])
@@ -141,68 +114,42 @@ def test_cut_off(tmp_path, sales):
 
 def test_open_quote(tmp_path, sales):
     raw = as_csv(sales.head(9)).rstrip()
-    broken(tmp_path, raw.rsplit(b',', 1)[0] + b',"Conventional', 'cut off or damaged', 'download it again')
+    broken(tmp_path, raw.rsplit(b',', 1)[0] + b',"Conventional', 'behind row 8', 'download it again')
     lines = raw.split(b'\r\n')
     lines[3] = lines[3].replace(b',', b',"', 1)
-    broken(tmp_path, b'\r\n'.join(lines), 'row 3', 'values for 53 columns', 'correct the row')
+    broken(tmp_path, b'\r\n'.join(lines), 'behind row 2', 'expected after', 'download it again')
 
 def test_endless_field(tmp_path, sales):
-    broken(tmp_path, as_csv(sales.head(2)) + b'1,"' + b'x'*200_000, 'row 3', 'field larger than', 'correct the row')
+    broken(tmp_path, as_csv(sales.head(2)) + b'1,"' + b'x'*200_000, 'behind row 2', 'field larger than', 'download it again')
 
 @pytest.mark.parametrize('value', ['31/12/2011 0:00', 'soon', '', '2/30/2011 0:00', '9999-01-01', 'NaT'])
 @pytest.mark.parametrize('row', [1, 6])
 def test_dates(tmp_path, sales, value, row):
     broken(tmp_path, with_cell(sales, row, 'saledate', value), f'row {row}: saledate {value or "nan"}',
-           'is not a date', 'month/day/year')
+           'cannot be: write a date', 'month/day/year')
 
 def test_day_first_is_no_date(tmp_path, sales):
     dates = pd.to_datetime(sales.saledate).dt.strftime('%d/%m/%Y')
     bad = dates[dates.str[:2].astype(int) > 12].index[0]
     assert bad > 0 or dates[0][:2] > '12'
-    broken(tmp_path, sales.assign(saledate=dates), f'saledate {dates[bad]}', 'is not a date')
+    broken(tmp_path, sales.assign(saledate=dates), f'saledate {dates[bad]}', 'write a date')
 
 @pytest.mark.parametrize('value', [-1, 0, '', 'cheap', 'inf', '-inf'])
 def test_prices(tmp_path, sales, value):
     shown = {'':'nan'}.get(value, value)
     broken(tmp_path, with_cell(sales, 5, 'SalePrice', value), f'row 5: SalePrice {shown}', 'dollars above 0')
 
-def test_ids(tmp_path, sales):
-    twice = with_cell(sales, 9, 'SalesID', sales.SalesID[2])
-    broken(tmp_path, twice, f'row 9: SalesID {sales.SalesID[2]} was in row 3 already', 'delete one')
-    for value in ('','x17'):
-        broken(tmp_path, with_cell(sales, 9, 'SalesID', value), f"row 9: SalesID {value or 'nan'}", 'is not a number')
-
-def test_ids_across_parts(tmp_path, sales):
-    two = with_cell(sales, 350, 'SalesID', sales.SalesID[7])
-    again = f'SalesID {sales.SalesID[7]} was in row 8'
-    raises(ValueError, put(tmp_path, parts(two)), 'Train.csv with Valid.csv', again, 'delete one')
-
-def test_a_price_is_missing_in_the_solution(tmp_path, sales):
-    raws = parts(sales)
-    raws['ValidSolution'] = raws['ValidSolution'].replace(str(sales.SalesID[304]).encode(), b'77')
-    raises(ValueError, put(tmp_path, raws), 'Valid.csv', 'ValidSolution.csv', 'row 5: SalePrice nan',
-           'dollars above 0')
-
-@pytest.mark.parametrize('stem', ['Train', 'Valid', 'ValidSolution'])
-def test_ids_in_parts(tmp_path, sales, stem):
-    raws = parts(sales)
-    lines = raws[stem].split(b'\r\n')
-    lines[4] = b'x17' + lines[4][lines[4].index(b','):]
-    raws[stem] = b'\r\n'.join(lines)
-    raises(ValueError, put(tmp_path, raws), f'{stem}.csv, row 4: SalesID x17', 'is not a number')
-
 # --- what can be read -----------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
 def test_all_forms_give_the_same_table(tmp_path, sales):
-    raw,raws = as_csv(sales),parts(sales)
+    raw = as_csv(sales)
     (tmp_path/'TrainAndValid.csv').write_bytes(raw)
     expected = load_bulldozers(tmp_path/'TrainAndValid.csv', verbose=False)
     assert [*expected] == COLUMNS and len(expected) == 400
     assert expected.saledate.dtype == 'datetime64[ns]' and expected.SalePrice.dtype == float
     inner = as_zip(tmp_path/'inner.zip', TrainAndValid__csv=raw).read_bytes()
     names = dict(Machine_Appendix__csv=b'a,b\n1,2\n', Test__csv=b'a\n1\n')
-    zips = {f'{k}__zip':as_zip(tmp_path/'z.zip', **{f'{k}__csv':v}).read_bytes() for k,v in raws.items()}
     (tmp_path/'other name.csv').write_bytes(raw)
     (tmp_path/'a').mkdir()
     (tmp_path/'b').mkdir()
@@ -212,23 +159,12 @@ def test_all_forms_give_the_same_table(tmp_path, sales):
         zip_other=as_zip(tmp_path/'x.zip', **{'some/folder/x.csv':raw, '__MACOSX/._x.csv':b'junk', 'readme.txt':b''}),
         zip_unnamed=tmp_path/'download', zip_zip=as_zip(tmp_path/'y.zip', TrainAndValid__zip=inner),
         folder_zip=as_zip(tmp_path/'a'/'TrainAndValid.zip', TrainAndValid__csv=raw).parent,
-        parts=put(tmp_path/'parts', raws), parts_zip=put(tmp_path/'parts_zip', raws, '.zip'),
         archive=as_zip(tmp_path/'all.zip', TrainAndValid__zip=inner, **names),
-        archive_csv=as_zip(tmp_path/'all2.zip', **{'Train/Train.csv':raws['Train'], 'TrainAndValid.csv':raw}, **names),
-        archive_parts=as_zip(tmp_path/'all3.zip', **{f'{k}/{k}.csv':v for k,v in raws.items()}, **names),
-        archive_parts_zip=as_zip(tmp_path/'all4.zip', **zips, **names),
+        archive_csv=as_zip(tmp_path/'all2.zip', **{'TrainAndValid__csv':raw, 'TrainAndValid__zip':inner}, **names),
         folder_archive=as_zip(tmp_path/'b'/'bluebook-for-bulldozers.zip', TrainAndValid__zip=inner, **names).parent)
     forms['zip_unnamed'].write_bytes(inner)
     for name,path in forms.items():
         pd.testing.assert_frame_equal(load_bulldozers(path, verbose=False), expected, obj=name)
-
-def test_column_empty_in_one_part(tmp_path, sales):
-    half = sales.copy()
-    half.loc[300:,['Thumb','UsageBand']] = None
-    half.loc[:299,'Ripper'] = None
-    (tmp_path/'TrainAndValid.csv').write_bytes(as_csv(half))
-    expected = load_bulldozers(tmp_path/'TrainAndValid.csv', verbose=False)
-    pd.testing.assert_frame_equal(load_bulldozers(put(tmp_path/'parts', parts(half)), verbose=False), expected)
 
 @pytest.mark.parametrize('change', ['bom', 'lf', 'no last newline', 'blank lines', 'line break in quotes',
                                     'stray quote', 'iso', 'day', 'extra column', 'column order'])
@@ -297,14 +233,14 @@ def test_raw_dates_can_be_split(sales):
     assert name == 'book' and len(train) + len(test) == 400 and len(test) > 0
 
 def test_unknown_split(sales):
-    with pytest.raises(ValueError, match="'2013' is unknown.*book, kaggle, 2012.*2008-.*2011-.*choose 'book'$"):
+    with pytest.raises(ValueError, match="split='2013' is unknown: choose one of 'book', 'kaggle', '2012', 'auto'"):
         split_bulldozers(sales, '2013')
 
 @pytest.mark.parametrize('split, dates, texts', [
-    ('book', DATES[4:7], ["'book' leaves 3 rows to train and 0 to test", '2012-01-01 to 2012-04-01', "choose '2012'"]),
-    ('kaggle', DATES[:4], ["'kaggle' leaves 4 rows to train and 0 to", '2010-11-01 to 2011-12-31', "choose 'book'"]),
-    ('2012', DATES[:6], ["split='2012' leaves 2 rows to train and 0 to test", "choose 'book' or 'kaggle'"]),
-    ('auto', DATES[1:2], ["split='book' leaves 1 rows to train and 0 to test", 'no split works']),
+    ('book', DATES[4:7], ["'book' leaves 3 rows to train and 0 to test", '2012-01-01 to 2012-04-01', 'choose another']),
+    ('kaggle', DATES[:4], ["'kaggle' leaves 4 rows to train and 0 to", '2010-11-01 to 2011-12-31']),
+    ('2012', DATES[:6], ["split='2012' leaves 2 rows to train and 0 to test"]),
+    ('auto', DATES[1:2], ["split='book' leaves 1 rows to train and 0 to test"]),
     ('auto', DATES[:1], ["split='2012' leaves 0 rows to train and 0 to test", 'another file'])])
 def test_empty_part(split, dates, texts):
     with pytest.raises(ValueError) as e: split_bulldozers(pd.DataFrame(dict(saledate=pd.to_datetime(dates))), split)
@@ -321,7 +257,7 @@ def test_real_2012(data_path, capsys):
     pd.testing.assert_frame_equal(load_bulldozers(data_path/'bulldozers-2012', verbose=False), df)
 
 def test_real_test_file_has_no_prices(data_path):
-    raises(ValueError, data_path/'bulldozers-2012'/'Test.zip', 'Test.csv has no column SalePrice')
+    raises(ValueError, data_path/'bulldozers-2012'/'Test.zip', 'Test.csv needs column SalePrice')
 
 # --- features -------------------------------------------------------------------------------------------------------
 
@@ -358,19 +294,12 @@ def test_feature_index_is_kept(sales, features):
 
 @both
 @pytest.mark.parametrize('change, texts', [
-    (lambda d: d.drop(columns='Tire_Size'), ["no column 'Tire_Size'", 'load_bulldozers']),
-    (lambda d: d.drop(columns='saledate'), ["no column 'saledate'", 'load_bulldozers']),
-    (lambda d: d.drop(columns='SalePrice'), ["no column 'SalePrice'", 'load_bulldozers']),
     (lambda d: with_cell(d, 4, 'SalePrice', -2.), ['row 4: SalePrice -2.0', 'dollars above 0']),
     (lambda d: with_cell(d, 4, 'saledate', 'soon'), ['row 4: saledate soon', 'month/day/year']),
-    (lambda d: with_cell(d, 4, 'ProductSize', 'Huge'), ["row 4: ProductSize 'Huge'", 'Large / Medium'])])
+    (lambda d: with_cell(d, 4, 'ProductSize', 'Huge'), ['row 4: ProductSize Huge', 'Large / Medium'])])
 def test_feature_errors(sales, features, change, texts):
     with pytest.raises(ValueError) as e: features(change(sales))
     for o in texts: assert o in str(e.value)
-
-@pytest.mark.parametrize('col', ['YearMade', 'MachineHoursCurrentMeter', 'Ripper', 'fiProductClassDesc'])
-def test_own_features_name_what_is_missing(sales, col):
-    with pytest.raises(ValueError, match=f"no column '{col}'.*load_bulldozers"): own_features(sales.drop(columns=col))
 
 def test_own_columns(sales):
     feats,cats,conts = own_features(sales)
@@ -472,7 +401,7 @@ def test_splits_that_there_are(split): check_split(split)
                                    'Book'])
 def test_splits_that_there_are_not(split, tmp_path):
     for f in (check_split, lambda o: bulldozers_table(tmp_path/'nowhere', o)):
-        with pytest.raises(ValueError, match=f"split='{split}' is unknown.*book, kaggle, 2012.*auto.*-slice"): f(split)
+        with pytest.raises(ValueError, match=f"split='{split}' is unknown: choose one of 'book', .*'auto', 'book-slice'"): f(split)
 
 def test_columns_that_there_are_not(tmp_path):
     with pytest.raises(ValueError, match="columns='x' is unknown: choose one of 'book', 'own'"):

@@ -216,7 +216,7 @@ def csv(tmp_path, df):
 
 @pytest.mark.parametrize('bad, parts', [
     ('missing', ['nowhere.zip does not exist', 'download TrainAndValid.zip']),
-    ('empty', ['empty.csv is empty', 'download it again']),
+    ('empty', ['empty.csv needs column SalesID', 'download TrainAndValid.zip']),
     ('no zip', ['bad.zip', 'zip']), ('SalePrice', ['SalePrice']), ('saledate', ['saledate']),
     ('price 0', ['row 3', 'SalePrice 0', 'dollars above 0']), ('no test rows', ["split='kaggle' leaves", 'choose'])])
 def test_bad_data(tmp_path, capsys, bad, parts):

@@ -259,7 +259,7 @@ def arm_learner(built, table):
     "A function that gives the untrained learner of an arm or a variant"
     def learner(name, table=table, **settings):
         found = read_method(name).with_shared(**settings)
-        return built(found.recipe.fit, table, **found.recipe.fixed, **found.settings)[0]
+        return built(found.recipe.fit, table, **found.settings)[0]
     return learner
 
 
@@ -453,100 +453,62 @@ def test_each_setting_of_small_tabm_has_an_effect(table, change):
 
 # --- TabM as its authors recommend it ---
 
-def test_tabm_is_what_its_authors_recommend(monkeypatch):
-    pytest.importorskip('tabm')
-    seen = {}
-    def until_best(net, train, error, *rule): return seen.update(net=net, rule=rule) or {}
-    def adamw(params, **kwargs): return seen.update(kwargs)
-    monkeypatch.setattr(bench_methods, '_until_best', until_best)
-    monkeypatch.setattr(torch.optim, 'AdamW', adamw)
-    Method('tabm').fit(make_table(n=400), 0, 'cpu')
-    net, emb = seen['net'], seen['net'].num_module
-    assert (seen['lr'], seen['weight_decay'], seen['rule']) == (.002, .0003, (1000, 16))
-    assert net.k == 32 and net.backbone.get_original_output_shape() == (512,) and len(net.backbone.blocks) == 2
+@pytest.fixture
+def estimators(monkeypatch):
+    "What `pytabkit`'s estimators are made with"
+    need('realmlp')
+    pytabkit, seen = bench_methods._import_pytabkit(), []
+    for name in ('RealMLP_TD_Regressor', 'RealMLP_TD_Classifier', 'TabM_D_Regressor', 'TabM_D_Classifier'):
+        cls = getattr(pytabkit, name)
+        made = lambda cls=cls, **kwargs: seen.append(dict(kwargs, cls=cls.__name__)) or cls(**kwargs)
+        monkeypatch.setattr(pytabkit, name, made)
+    return seen
+
+
+def test_tabm_is_what_its_authors_recommend(estimators, either, monkeypatch):
+    from pytabkit.models.alg_interfaces import tabm_interface
+    nets, steps, real = [], [], tabm_interface.Model
+    monkeypatch.setattr(tabm_interface, 'Model', lambda **k: nets.append(real(**k)) or nets[-1])
+    adamw = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, 'AdamW', lambda *a, **k: steps.append(k) or adamw(*a, **k))
+    fit_arm('tabm', either, max_epochs=1)
+    net, emb = nets[0], nets[0].num_module
+    assert steps == [dict(lr=.002, weight_decay=.0003)] and net.k == 32 and not net.share_training_batches
+    assert len(net.backbone.blocks) == 2 and net.backbone.blocks[0][0].out_features == 512
     assert type(emb).__name__ == 'PiecewiseLinearEmbeddings' and emb.linear.weight.shape[1:] == (48, 16)
-    assert emb.activation is None and emb.linear0 is not None
-    assert type(net.cat_module).__name__ == '_OneHotEncoding'
-
-
-def test_tabm_without_numbers_is_deeper_as_its_authors_have_it(monkeypatch):
-    pytest.importorskip('tabm')
-    nets, real = [], bench_methods._tabm_net
-    monkeypatch.setattr(bench_methods, '_tabm_net', lambda *a, **k: nets.append(real(*a, **k)) or nets[-1])
-    table = replace(make_table(), cont_names=[])
-    for wanted in (table, replace(make_table(), cat_names=[]), make_table(df=make_df(200).assign(size=1.))):
-        assert np.isfinite(fit_tabm(wanted, 0, 'cpu', **tabm)['pred']).all()
-    assert [len(o.backbone.blocks) for o in nets] == [3, 2, 2] and nets[0].num_module is None
-    assert nets[1].cat_module is None and nets[2].num_module.get_output_shape() == (1, 4)
-
-
-def test_tabm_stops_once_it_has_not_become_better_for_longer_than_its_patience():
-    net, errors, epochs = torch.nn.Linear(1, 1), iter([5, 4, 3, 3, 4, 3.5, 9, 1]), []
-    def train():
-        epochs.append(1)
-        torch.nn.init.constant_(net.weight, len(epochs))
-    found = bench_methods._until_best(net, train, lambda: next(errors), 100, 2)
-    assert found == dict(best_epoch=3, last_epoch=6) and net.weight.item() == 3
-    assert bench_methods._until_best(net, train, lambda: float('nan'), 100, 2) == dict(best_epoch=0, last_epoch=3)
-    assert bench_methods._until_best(net, train, iter([3, 2, 1]).__next__, 2, 9) == dict(best_epoch=2, last_epoch=2)
+    assert (estimators[0]['batch_size'], estimators[0]['patience'], estimators[0]['n_epochs']) == (256, 16, 1)
+    assert estimators[0].get('val_metric_name') == ('cross_entropy' if either.classes else None)
+    assert METHODS['tabm'].settings['max_epochs'] == 1000
 
 
 @pytest.mark.slow
-def test_tabm_learns_and_the_rows_that_it_holds_out_are_not_the_test_rows(either):
-    pytest.importorskip('tabm')
-    *_, kept, held = bench_methods._tabm_inputs(either, 3, 'cpu')
-    assert len(held) == 32 and sorted([*kept, *held]) == list(range(160))
-    fit = fit_tabm(either, 3, 'cpu', **{**tabm, 'max_epochs': 40, 'd_block': 64, 'bs': 32})
-    pred, y = fit['pred'], either.targets(either.test_idx)
-    if either.classes: assert np.mean(pred.argmax(1) == y) > np.bincount(y).max()/len(y)
-    else: assert np.mean((pred[:, 0]-y)**2) < .7*np.var(y)
-    assert 1 <= fit['best_epoch'] <= fit['last_epoch'] <= 40 and 'curve' not in fit
-
-
-def test_tabm_trains_by_the_mean_of_the_k_losses(either, monkeypatch):
-    pytest.importorskip('tabm')
-    seen, name = [], 'cross_entropy' if either.classes else 'mse_loss'
-    real = getattr(F, name)
-    monkeypatch.setattr(F, name, lambda out, y: seen.append((out, y)) or real(out, y))
-    fit_tabm(either, 0, 'cpu', **{**tabm, 'max_epochs': 1})
-    out, y = seen[0]
-    assert len(out) == len(y) == 64*3 and torch.equal(y.view(64, 3), y.view(64, 3)[:, :1].expand(64, 3))
-    assert out.detach().view(64, 3, -1).std(1).max() > 0
-
-
-def test_tabm_answers_in_the_units_of_the_target():
-    pytest.importorskip('tabm')
-    pred = fit_tabm(make_table(df=make_df(200).assign(price=lambda d: 3e6 + 1e6*d.price)), 0, 'cpu', **tabm)['pred']
-    assert abs(pred.mean()-3e6) < 1e6 and pred.shape == (40, 1)
+def test_tabm_learns_also_without_numbers_or_categories(either):
+    need('tabm')
+    for wanted in (either, replace(either, cont_names=[]), replace(either, cat_names=[])):
+        pred = fit_tabm(wanted, 3, 'cpu', **{**tabm, 'max_epochs': 40, 'd_block': 64, 'bs': 32})['pred']
+        assert pred.shape == (40, 3 if either.classes else 1) and np.isfinite(pred).all()
+        y = either.targets(either.test_idx)
+        if wanted is not either: continue
+        if either.classes: assert np.mean(pred.argmax(1) == y) > np.bincount(y).max()/len(y)
+        else: assert np.mean((pred[:, 0]-y)**2) < .7*np.var(y)
 
 
 @pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=1), dict(d_block=8), dict(dropout=.5), dict(bins=0),
-                                    dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32)],
-                         ids=str)
+                                    dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32),
+                                    dict(patience=0)], ids=str)
 def test_each_setting_of_tabm_has_an_effect(table, change):
-    pytest.importorskip('tabm')
-    a, b = (fit_tabm(table, 0, 'cpu', **{**tabm, **o})['pred'] for o in ({}, change))
+    need('tabm')
+    longer = dict(max_epochs=40, lr=.05) if 'patience' in change else {}
+    a, b = (fit_tabm(table, 0, 'cpu', **{**tabm, **longer, **o})['pred'] for o in ({}, change))
     assert not np.allclose(a, b, atol=1e-6)
 
 
 # --- RealMLP ---
 
-@pytest.fixture
-def realmlp(monkeypatch):
-    "What `pytabkit`'s estimators are made with"
-    need('realmlp')
-    pytabkit, seen = bench_methods._import_pytabkit(), []
-    for kind in ('Regressor', 'Classifier'):
-        cls = getattr(pytabkit, f'RealMLP_TD_{kind}')
-        made = lambda cls=cls, **kwargs: seen.append(dict(kwargs, cls=cls.__name__)) or cls(**kwargs)
-        monkeypatch.setattr(pytabkit, f'RealMLP_TD_{kind}', made)
-    return seen
-
-
-def test_realmlp_is_what_its_authors_recommend(realmlp, either):
+def test_realmlp_is_what_its_authors_recommend(estimators, either):
     fit_arm('realmlp', either, n_epochs=1, hidden_sizes=(8, 8))
     log_loss = dict(val_metric_name='cross_entropy', use_ls=False) if either.classes else {}
-    assert realmlp == [dict(
+    assert estimators == [dict(
         device='cpu', random_state=0, n_threads=torch.get_num_threads(), verbosity=0, n_epochs=1, batch_size=256,
         hidden_sizes=[8, 8], cls=f"RealMLP_TD_{'Classifier' if log_loss else 'Regressor'}", **log_loss)]
     assert METHODS['realmlp'].settings == dict(n_epochs=256, batch_size=256)
@@ -554,7 +516,7 @@ def test_realmlp_is_what_its_authors_recommend(realmlp, either):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('y_name', ['price', 'band'])
-def test_realmlp_learns_and_seeds_repeat(realmlp, y_name):
+def test_realmlp_learns_and_seeds_repeat(estimators, y_name):
     table = make_table(y_name, n=800)
     a, b, c = (Method('realmlp', dict(n_epochs=20)).fit(table, o, 'cpu')['pred'] for o in (1, 1, 2))
     y = table.targets(table.test_idx)
@@ -563,7 +525,7 @@ def test_realmlp_learns_and_seeds_repeat(realmlp, y_name):
     else: assert np.mean((a[:, 0]-y)**2) < .7*np.var(y)
 
 
-def test_realmlp_is_told_which_columns_are_categories(realmlp, monkeypatch):
+def test_realmlp_is_told_which_columns_are_categories(estimators, monkeypatch):
     import pytabkit
     seen, cls = {}, pytabkit.models.sklearn.sklearn_interfaces.AlgInterfaceRegressor
     real = cls.fit
@@ -643,8 +605,8 @@ def test_trees_see_the_training_rows(fake, either):
 @pytest.mark.parametrize('native', [True, False])
 def test_native_tells_which_columns_are_categories(table, monkeypatch, name, key, native):
     need(name)
-    fixed, seen = METHODS[name].fixed, []
-    cls = getattr(sys.modules[fixed['package']], f"{fixed['stem']}Regressor")
+    told, seen = METHODS[name].fit.keywords, []
+    cls = getattr(sys.modules[told['package']], f"{told['stem']}Regressor")
     real = cls.fit
     monkeypatch.setattr(cls, 'fit', lambda self, *a, **k: seen.append(k) or real(self, *a, **k))
     pred = fit_arm(name, table, n_estimators=10, native=native)['pred']
@@ -669,7 +631,7 @@ def test_native_categories_split_where_codes_cannot(name):
     assert not np.allclose(native, codes)
 
 
-@pytest.mark.parametrize('name', [o for o in single if METHODS[o].fit is fit_trees])
+@pytest.mark.parametrize('name', [o for o in single if getattr(METHODS[o].fit, 'func', None) is fit_trees])
 def test_trees_learn(name, either):
     need(name)
     pred, y = fit_arm(name, either, n_estimators=50)['pred'], either.targets(either.test_idx)
@@ -703,7 +665,7 @@ def test_drawn_settings_can_be_run(name, table):
 
 def test_every_setting_to_search_is_one_that_the_method_has_and_its_own_is_not_the_only_one():
     for name, arm in METHODS.items():
-        assert not set(arm.space) & set(arm.fixed), name
+        assert not set(arm.space) & set(getattr(arm.fit, 'keywords', ())), name
         assert all(len(set(map(str, v))) == len(v) > 1 for v in arm.space.values()), name
         assert {*arm.space, *arm.settings, *arm.otherwise} == {*arm.examples}
 
@@ -828,6 +790,7 @@ def test_methods_survive_pickling_and_say_what_they_are():
     ('members-dense,members=0', {}, 'members=0: give at least 1'), ('members-dense', dict(members=.5), 'members=0.5: '),
     ('deep-ensemble,nets=0', {}, 'nets=0: give at least 1'), ('deep-ensemble,members=2', {}, "no setting 'members'"),
     ('members-masked,mask=froze', {}, "mask='froze' is unknown"), ('members-dense,mask=frozen', {}, "setting 'mask'"),
+    ('dense,bs=0', {}, 'bs=0: give a whole number, 1 or more'), ('default,bs=1.5', {}, 'bs=1.5: give a whole number'),
     ('dense,epochs=0', {}, 'epochs=0: give at least 1'), ('dense', dict(epochs=-1), 'epochs=-1: give at least 1'),
     ('dense,epochs=many', {}, "epochs='many': "), ('dense', dict(epochs=1.5), 'epochs=1.5: '),
     ('lgbm,native=cat', {}, "native='cat': give a value such as"), ('catboost,native=1', {}, 'native=1: give a value'),
@@ -841,7 +804,7 @@ def test_what_cannot_be(name, settings, match):
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(bench_methods, 'find_spec', lambda o: None)
     for name, package in (('xgb,max_depth=4', 'xgboost'), ('lgbm', 'lightgbm'), ('catboost', 'catboost'),
-                          ('tabm', 'tabm'), ('realmlp', 'pytabkit'), ('blend', 'xgboost')):
+                          ('tabm-small', 'tabm'), ('tabm', 'pytabkit'), ('realmlp', 'pytabkit'), ('blend', 'xgboost')):
         with pytest.raises(ValueError, match=rf"needs {package}, .* pip install 'dropconnect_tab\[bench\]'"):
             read_method(name)
     for name in ('dense', 'rf', 'fastai'): read_method(name)

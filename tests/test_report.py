@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import dropconnect_tab.bench.report as report_module
 from dropconnect_tab.bench.cli import report_main as main
-from dropconnect_tab.bench.files import add_arrays, append_jsonl, read_arrays, read_jsonl, write_jsonl, write_whole
+from dropconnect_tab.bench.files import append_jsonl, read_arrays, read_jsonl, write_arrays, write_jsonl, write_whole
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import (
     PLOTS, compare, format_differences, format_ranks, format_settings, format_summary, paired_interval,
@@ -39,7 +39,7 @@ def write_run(folder, arm, seed, noise, y=Y, data='abc', params={}, group=None, 
                                          params={**params, 'data': data}, **error, **more))
     if not preds: return
     rows = {} if preds_file(folder).exists() else dict(y=y, **({} if group is None else dict(group=group)))
-    add_arrays(preds_file(folder), **rows, **{f'{arm}/{seed}': pred})
+    write_arrays(preds_file(folder), {**read_arrays(preds_file(folder)), **rows, f'{arm}/{seed}': pred})
 
 
 def forget_preds(folder, name):
@@ -118,9 +118,9 @@ def test_a_line_that_is_no_run_is_named(folder, text):
     with pytest.raises(ValueError, match='runs.jsonl, line 10'): read_results(folder)
 
 
-def test_half_a_line_does_not_count(folder):
+def test_half_a_line_is_an_error(folder):
     with runs_file(folder).open('a') as f: f.write('{"arm": "de')
-    assert len(read_results(folder)) == 9
+    with pytest.raises(ValueError, match='runs.jsonl, line 10 is damaged'): read_results(folder)
 
 
 # --- Intervals ---

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from helpers import make_df, make_table, side_by_side
 
 from dropconnect_tab.bench import runs as bench_runs
-from dropconnect_tab.bench.files import add_arrays, append_jsonl, lock_folder, read_arrays, read_jsonl, write_whole
+from dropconnect_tab.bench.files import lock_folder, read_arrays, read_jsonl, write_arrays, write_jsonl, write_whole
 from dropconnect_tab.bench.methods import Method, read_method
 from dropconnect_tab.bench.runs import (
     errors, fit_one, preds_file, read_runs, row_losses, run_methods, runs_file, search_methods, with_parts)
@@ -154,6 +155,12 @@ def test_runs_without_predictions(table, tmp_path):
     assert set(preds(tmp_path)) == {'dense/1', 'y'}
 
 
+def test_a_blend_without_predictions(table, tmp_path):
+    pytest.importorskip('xgboost')
+    assert len(run(table, 'blend', tmp_path, preds=False, **forest)) == 5
+    assert files(tmp_path) == ['shops-random/runs.jsonl']
+
+
 def test_a_tick_for_each_epoch(table):
     ticks = []
     net = Method('dense').with_shared(epochs=2, layers=(20, 10))
@@ -221,14 +228,14 @@ def test_bad_experiments(table, tmp_path, kwargs, match):
 
 # --- Kills, damage, other writers ---
 
-@pytest.mark.parametrize('step', ['add_arrays', 'append_jsonl'])
+@pytest.mark.parametrize('step', ['write_arrays', 'write_jsonl'])
 def test_a_run_that_is_stopped_while_it_is_written_is_run_again(table, tmp_path, monkeypatch, fitted, step):
     def stop(*a, **k): raise KeyboardInterrupt
     first = run(table, 'dense', tmp_path/'whole', 2)
     run(table, 'dense', tmp_path)
     monkeypatch.setattr(bench_runs, step, stop)
     with pytest.raises(KeyboardInterrupt): run(table, 'dense', tmp_path, 2)
-    monkeypatch.setattr(bench_runs, step, dict(add_arrays=add_arrays, append_jsonl=append_jsonl)[step])
+    monkeypatch.setattr(bench_runs, step, dict(write_arrays=write_arrays, write_jsonl=write_jsonl)[step])
     assert list(lines(tmp_path)) == [('dense', 0)]
     fitted.clear()
     res = run(table, 'dense', tmp_path, 2)
@@ -246,14 +253,34 @@ def test_predictions_without_any_line_are_forgotten(table, tmp_path):
     assert np.array_equal(preds(tmp_path)['y'], table.targets(table.test_idx))
 
 
-def test_half_a_line_is_overwritten(table, tmp_path):
-    run(table, 'dense', tmp_path, 2)
-    file = runs_file(folder_of(tmp_path))
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-30])
-    assert list(lines(tmp_path)) == [('dense', 0)]
-    run(table, 'dense', tmp_path, 2)
-    assert list(lines(tmp_path)) == [('dense', 0), ('dense', 1)] and file.read_bytes().count(b'\n') == 2
+@pytest.mark.parametrize('name', ['preds.npz', 'runs.jsonl'])
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(table, tmp_path, name):
+    "Half of the new one lies beside it, and means nothing"
+    run(table, 'rf', tmp_path, **forest)
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_runs import forest, make_table, methods, run_methods
+fsync = os.fsync
+def killed(fd):
+    if {name!r} in os.readlink(f'/proc/self/fd/{{fd}}'): os.kill(os.getpid(), signal.SIGKILL)
+    fsync(fd)
+os.fsync = killed
+run_methods(make_table(), methods('rf'), 2, {str(tmp_path)!r}, 'cpu', **forest)
+"""
+    if not Path('/proc/self/fd').exists(): pytest.skip("needs /proc")
+    assert subprocess.run([sys.executable, '-c', script]).returncode == -signal.SIGKILL
+    assert [(r['arm'], r['seed']) for r in read_runs(folder_of(tmp_path))] == [('rf', 0)] and 'rf/0' in preds(tmp_path)
+    run(table, 'rf', tmp_path, 2, **forest)
+    assert list(lines(tmp_path)) == [('rf', 0), ('rf', 1)] and set(preds(tmp_path)) == {'rf/0', 'rf/1', 'y'}
+
+
+def test_predictions_of_a_killed_run_are_not_those_of_a_later_one(table, tmp_path):
+    run(table, 'rf', tmp_path, 2, **forest)
+    forget(tmp_path, ('rf', 1))
+    run(table, 'rf', tmp_path, 2, preds=False, **forest)
+    assert set(preds(tmp_path)) == {'rf/0', 'y'}
 
 
 @pytest.mark.parametrize('line, match', [
@@ -369,13 +396,13 @@ def test_damaged_predictions_are_named(table, tmp_path):
 @side_by_side
 def test_only_the_parent_writes(table, tmp_path, monkeypatch):
     seen = []
-    for step in (add_arrays, append_jsonl):
+    for step in (write_arrays, write_jsonl):
         def spy(*args, step=step, **kwargs):
             seen.append((step.__name__, os.getpid()))
             return step(*args, **kwargs)
         monkeypatch.setattr(bench_runs, step.__name__, spy)
     run_methods(table, methods('rf', 'et'), 2, tmp_path, jobs=2, **forest)
-    assert seen == [('add_arrays', os.getpid()), ('append_jsonl', os.getpid())]*4
+    assert seen == [('write_arrays', os.getpid()), ('write_jsonl', os.getpid())]*4
     assert len(lines(tmp_path)) == 4 and len(preds(tmp_path)) == 5
 
 
@@ -390,12 +417,12 @@ def test_workers_share_the_cores(table, tmp_path):
 @side_by_side
 def test_stopped_jobs_go_on(table, tmp_path, monkeypatch):
     def stop(*args):
-        append_jsonl(*args)
+        write_jsonl(*args)
         raise KeyboardInterrupt
-    monkeypatch.setattr(bench_runs, 'append_jsonl', stop)
+    monkeypatch.setattr(bench_runs, 'write_jsonl', stop)
     with pytest.raises(KeyboardInterrupt): run_methods(table, methods('rf', 'et'), 3, tmp_path, jobs=2, **forest)
     there, = lines(tmp_path)
-    monkeypatch.setattr(bench_runs, 'append_jsonl', append_jsonl)
+    monkeypatch.setattr(bench_runs, 'write_jsonl', write_jsonl)
     before = lines(tmp_path)[there]
     res = run_methods(table, methods('rf', 'et'), 3, tmp_path, jobs=2, **forest)
     assert before in res and len(res) == len(lines(tmp_path)) == 6

@@ -621,7 +621,8 @@ DAYS = pd.Timestamp('2019-05-31') + pd.to_timedelta(np.random.default_rng(1).int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('how', ['%m/%d/%Y', '%d/%m/%Y', '%d.%m.%Y', '%Y/%m/%d', '%Y%m%d', '%m/%d/%Y %H:%M', '%d-%m-%Y'])
+@pytest.mark.parametrize('how', ['%m/%d/%Y', '%d/%m/%Y', '%d.%m.%Y', '%Y/%m/%d', '%Y%m%d', '%m/%d/%Y %H:%M', '%d-%m-%Y',
+                                 '%b %d, %Y'])
 @pytest.mark.parametrize('gaps', [False, True])
 def test_dates_are_read_as_they_are_written(how, gaps):
     true = pd.DataFrame({'d': pd.Series(DAYS)})

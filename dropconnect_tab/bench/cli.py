@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 
-from .bulldozers import FEATURES, bulldozers_table, check_split
+from .bulldozers import bulldozers_table
 from .methods import METHODS, Method, read_method, read_setting
 from .report import format_masks, report
 from .runs import check_experiment, run_methods, table_folder
 from .synthetic import write_synthetic
 from .tables import load_table, read_table, tables
-from ..checks import check_choice
 
 # %% ../../nbs/bench/07_cli.ipynb #5e7f66e9
 _HOW_TO_READ = """\
@@ -92,13 +91,16 @@ def run_parser(prog, description, arms):
     return p
 
 def run_from_shell(p, run, args):
-    "Read the arguments and `run(arms, shared, **options)`; what is wrong with them is said in one line"
+    "Read the arguments and `run` with them; what is wrong with them is said in one line"
     for o in (DeprecationWarning, FutureWarning):  # warnings of packages about each other
         warnings.filterwarnings('ignore', category=o, module=r'(fastai|fastcore|fasttransform|plum|torch|joblib)\b')
     kwargs = vars(p.parse_args(args))
     shared = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
-    arms = [a for o in kwargs.pop('arms') for a in (METHODS if o=='all' else [o])]
-    try: run(arms, shared, **kwargs)
+    kwargs['arms'] = [a for o in kwargs['arms'] for a in (METHODS if o=='all' else [o])]
+    try:
+        if taken := [k for k in shared if k in kwargs]: raise ValueError(
+            f"no arm has a setting {taken[0]!r}, which the command has: --{taken[0]}")
+        run(**kwargs, **shared)
     except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
     except KeyboardInterrupt:
         p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
@@ -109,9 +111,6 @@ def _load_table(table, folder):
         raise ValueError(f"table={str(table)!r}: give a .toml file for a CSV, or one of {', '.join(tables)}")
     res = load_table(table, folder) if str(table) in tables else read_table(table)
     return res,{},'log loss' if res.classes else 'RMSE'
-
-def _run_table(arms, shared, table, folder, **kwargs):
-    return _run_and_report(partial(_load_table, table, folder), arms, shared, **kwargs)
 
 def run_table(
     table:str, # Name of one of `tables`, or a TOML file as `read_table` takes it
@@ -125,28 +124,24 @@ def run_table(
     **shared # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
     "Run arms on a table; print the results, and write them with plots and a line for each run"
-    return _run_table(arms, shared, table, folder, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
+    load = partial(_load_table, table, folder)
+    return _run_and_report(load, arms, shared, seeds, out, device, search, jobs)
 
 def arena_main(args=None):
     "Command line of `run_table`"
     p = run_parser('dropconnect-arena', "Tabular nets and trees on a table of your own.", ['default','fastai','rf'])
     p.add_argument('--table', required=True, help=f"a .toml file that describes a CSV, or one of {', '.join(tables)}")
     p.add_argument('--folder', default=None, help="folder of the table's file, where it is not of scikit-learn's")
-    run_from_shell(p, _run_table, args)
+    run_from_shell(p, run_table, args)
 
 # %% ../../nbs/bench/07_cli.ipynb #583a49e3
 def _load_bulldozers(path, split, columns, out):
-    check_choice('columns', columns, list(FEATURES))
-    check_split(split)
     if path is None:
         print("No --path was given: these are synthetic sales, which say nothing about real machines.")
         path = write_synthetic(Path(out)/'synthetic'/'TrainAndValid.zip')
     table = bulldozers_table(path, split, columns)
     title = None if table.name == 'synthetic-bulldozers' else "RMSE of log price"
     return table,dict(bs=1024) if len(table.train_idx) > 100_000 else {},title
-
-def _run_bulldozers(arms, shared, path, split, columns, out, **kwargs):
-    return _run_and_report(partial(_load_bulldozers, path, split, columns, out), arms, shared, out=out, **kwargs)
 
 def run_bulldozers(
     path=None, # Kaggle's `TrainAndValid.zip` or `.csv`, or a folder with its files; None: synthetic sales
@@ -161,8 +156,8 @@ def run_bulldozers(
     **shared # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
     "Run the arms on the Bulldozers table; print the results, and write them with plots and a line for each run"
-    return _run_bulldozers(arms, shared, path, split, columns, out,
-                           seeds=seeds, device=device, search=search, jobs=jobs)
+    load = partial(_load_bulldozers, path, split, columns, out)
+    return _run_and_report(load, arms, shared, seeds, out, device, search, jobs)
 
 # %% ../../nbs/bench/07_cli.ipynb #4c3ba642
 def bulldozers_main(args=None):
@@ -173,7 +168,7 @@ def bulldozers_main(args=None):
     p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto: book if it has sales of 2011, else "
                    "2012; with -slice behind it: only the training rows, the latest of them held out")
     p.add_argument('--columns', default='book', help="book: those of the fast.ai book; own: more of the table")
-    run_from_shell(p, _run_bulldozers, args)
+    run_from_shell(p, run_bulldozers, args)
 
 # %% ../../nbs/bench/07_cli.ipynb #76d96d5d
 def report_main(args=None):

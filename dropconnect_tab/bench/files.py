@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/bench/00_files.ipynb #ce07c394
-import json, os, shutil, zipfile
+import json, os, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,49 +21,28 @@ def write_whole(path, write):
     tmp = path.with_name(f'.{os.getpid()}-{path.name}')
     try:
         write(tmp)
+        with tmp.open('rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/bench/00_files.ipynb #f1d20005
-def _lines(path):
-    "Whole lines of a file as bytes, and what is behind the last of them"
-    *lines,rest = path.read_bytes().split(b'\n') if path.exists() else [b'']
-    return lines,rest
-
 def read_jsonl(path):
-    "One dict for each whole line of a file that need not be there; a `ValueError` that names a damaged one"
+    "One dict for each line of a file that need not be there; a `ValueError` that names a damaged one"
     path,rows = Path(path),[]
-    for i,line in enumerate(_lines(path)[0], 1):
+    for i,line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else [], 1):
         try: row = json.loads(line)
         except ValueError as e: raise ValueError(f"{path}, line {i} is damaged ({e}): correct or remove it") from e
         if not isinstance(row, dict): raise ValueError(f"{path}, line {i} is not a JSON object: correct or remove it")
         rows.append(row)
     return rows
 
-def append_jsonl(path, row):
-    "Add the dict `row` as a line, and have it on the disk; half a line of a killed writer is overwritten"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = len(_lines(path)[1])
-    with path.open('ab') as f:
-        f.truncate(f.tell()-torn)
-        f.write(json.dumps(row).encode()+b'\n')
-        f.flush()
-        os.fsync(f.fileno())
-
 def write_jsonl(path, rows):
-    "Write a file of JSON lines anew, whole or not at all"
+    "Write dicts as lines of JSON"
     write_whole(path, lambda p: p.write_text(''.join(json.dumps(o)+'\n' for o in rows), encoding='utf-8'))
 
-# %% ../../nbs/bench/00_files.ipynb #f1d20009
-def add_arrays(path, **arrays):
-    "Add arrays, under names that are not there yet, to an `.npz` file, which is whole at any moment"
-    def write(tmp):
-        if Path(path).exists(): shutil.copyfile(path, tmp)
-        with zipfile.ZipFile(tmp, 'a', zipfile.ZIP_DEFLATED) as z:
-            for k,v in arrays.items():
-                with z.open(f'{k}.npy', 'w') as f: np.lib.format.write_array(f, np.asarray(v), allow_pickle=False)
-    write_whole(path, write)
+def append_jsonl(path, row):
+    "Write a file of such lines anew, with one more"
+    write_jsonl(path, [*read_jsonl(path), row])
 
 def read_arrays(path):
     "All arrays of an `.npz` file by their names, which need not be there; a `ValueError` that names a damaged one"
@@ -73,17 +52,19 @@ def read_arrays(path):
     except (ValueError, EOFError, zipfile.BadZipFile) as e:
         raise ValueError(f"{path} is damaged ({str(e).splitlines()[0]}): remove it, and the lines of its runs") from e
 
+def write_arrays(path, arrays):
+    "Write arrays by their names as an `.npz` file"
+    write_whole(path, lambda p: np.savez_compressed(p, **arrays))
+
 # %% ../../nbs/bench/00_files.ipynb #f1d2000c
 @contextmanager
 def lock_folder(folder):
     "Keep other writers out of `folder`; a `ValueError` where one is at work"
     folder = Path(folder)
-    lock = FileLock(folder/'.lock', timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = FileLock(folder/'.lock').acquire(timeout=0)
     except Timeout: raise ValueError(f"another process is writing to {folder}: wait until it is done, or give another "
                                      "folder for the results") from None
     except OSError as e: raise ValueError(f"{folder} cannot be written to ({e.strerror}): give another folder") from e
-    try: yield
-    finally: lock.release()
+    with lock: yield

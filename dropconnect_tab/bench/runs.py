@@ -17,7 +17,7 @@ from fastcore.basics import chunked
 from fastprogress.fastprogress import IN_NOTEBOOK, ProgressBar, progress_bar
 from joblib import Parallel, delayed, effective_n_jobs
 
-from .files import add_arrays, append_jsonl, lock_folder, read_arrays, read_jsonl, write_jsonl, write_whole
+from .files import lock_folder, read_arrays, read_jsonl, write_arrays, write_jsonl
 from .methods import METHODS, Method
 from .tables import Table
 
@@ -90,12 +90,12 @@ def _made_by(method, device):
                 threads=torch.get_num_threads())
 
 def describe_run(method, table, seed, fit, device=None):
-    "What `runs.jsonl` says of a `fit` (pred, seconds, ...), but for its 'params', and the predictions"
+    "What `runs.jsonl` says of a `fit` (pred, seconds, ...), and the predictions"
     pred,more = fit['pred'].astype(np.float32),{k:v for k,v in fit.items() if k != 'pred'}
     found = errors(pred, table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
     rows = dict(train=len(table.train_idx), test=len(table.test_idx))
     return dict(arm=method.label, seed=seed, dataset=table.name, split=table.split, columns=table.columns,
-                **found, **more, rows=rows, **_made_by(method, device)),pred
+                **found, **more, rows=rows, **_made_by(method, device), params=method.settings),pred
 
 def fit_one(method, table, seed, device=None, tick=None):
     "One run, described, which leaves nothing behind: what a job returns to the one who writes"
@@ -109,18 +109,11 @@ class _Runs:
     def __init__(self, folder, table, may_diverge=False):
         self.folder,self.table,self.data,self.may_diverge = Path(folder),table,table.fingerprint,may_diverge
         self.lines = {(o['arm'],o['seed']):o for o in _read_lines(folder)}
-        self.arrays = read_arrays(preds_file(folder))
         for (arm,seed),o in self.lines.items(): self.find(arm, seed, o['params'])
-        self._drop_unfinished()
-
-    def _drop_unfinished(self):
-        "Remove the predictions of runs that were killed before their line was written"
+        there = read_arrays(preds_file(folder))
         known = {'y', 'group', *(f'{arm}/{seed}' for arm,seed in self.lines)} if self.lines else set()
-        if not set(self.arrays)-known: return
-        self.arrays = {k:v for k,v in self.arrays.items() if k in known}
-        file = preds_file(self.folder)
-        if self.arrays: write_whole(file, lambda p: np.savez_compressed(p, **self.arrays))
-        else: file.unlink()
+        self.arrays = {k:v for k,v in there.items() if k in known}
+        if len(self.arrays) < len(there): write_arrays(preds_file(folder), self.arrays)  # killed before their line
 
     def find(self, arm, seed, params):
         "The line of a run, None if there is none; a `ValueError` if it was made with other settings or data"
@@ -139,16 +132,16 @@ class _Runs:
         raise ValueError(f"{preds_file(self.folder)} has no predictions of {method.label}, seed {seed}: give another "
                          f"folder for the results, or remove its line from {runs_file(self.folder).name}")
 
-    def add(self, res, pred, params, keep=True):
-        "Write a run: its predictions, if they are to be kept, and then its line"
+    def add(self, res, pred, keep=True):
+        "Write a run: its predictions, if they are to be kept, and its line"
+        arm,seed = res['arm'],res['seed']
         if not (self.may_diverge or np.isfinite(pred).all()): raise ValueError(
-            f"{res['arm']}, seed {res['seed']}: predictions are not finite, so its training diverged; lower its lr")
-        res = json.loads(json.dumps({**res, 'params':{**params, 'data':self.data}}))  # as it will be read
-        new = {f"{res['arm']}/{res['seed']}":pred, **({} if 'y' in self.arrays else self._rows())}
-        if keep: add_arrays(preds_file(self.folder), **new)
-        append_jsonl(runs_file(self.folder), res)
-        self.arrays |= new
-        self.lines[res['arm'],res['seed']] = res
+            f"{arm}, seed {seed}: predictions are not finite, so its training diverged; lower its lr")
+        self.arrays = {**self._rows(), **self.arrays, f'{arm}/{seed}':pred}
+        if keep: write_arrays(preds_file(self.folder), self.arrays)
+        res = json.loads(json.dumps({**res, 'params':{**res['params'], 'data':self.data}}))  # as it will be read
+        self.lines[arm,seed] = res
+        write_jsonl(runs_file(self.folder), self.lines.values())
 
     def _rows(self):
         "Target of the test rows, and the number of their time where they have one"
@@ -200,18 +193,28 @@ def _fit_side_by_side(todo, table, device, label, jobs):
 def _run_all(runs, todo, device, jobs, preds, label, notes={}):
     "Run each (method, seed) that is not there yet; `notes` by a method's label go into its lines, too"
     missing = [(o,seed) for o,seed in todo if runs.find(o.label, seed, o.settings) is None]
-    settings = {(o.label,seed):o.settings for o,seed in missing}
-    runs.note({(o.label,seed):notes[o.label] for o,seed in todo if o.label in notes and (o.label,seed) not in settings})
+    runs.note({(o.label,seed):notes[o.label] for o,seed in todo if o.label in notes and (o.label,seed) in runs.lines})
     if not missing: return
     fits = _fit_here(missing, runs.table, device, label) if jobs==1 else \
         _fit_side_by_side(missing, runs.table, device, label, jobs)
     with closing(fits):  # when stopped, its jobs stop too
         for res,pred in fits:
-            key = res['arm'],res['seed']
-            runs.add({**res, **notes.get(key[0], {})}, pred, settings[key], preds)
-            if not _is_watched(): print(f"{label.format(*key)}: {res[measure_of(res)]:.4f} in {res['seconds']:.1f} s")
+            runs.add({**res, **notes.get(res['arm'], {})}, pred, preds)
+            if not _is_watched():
+                print(f"{label.format(res['arm'], res['seed'])}: {res[measure_of(res)]:.4f} in {res['seconds']:.1f} s")
 
 # %% ../../nbs/bench/05_runs.ipynb #32f3826b
+def _run_trials(table, methods, n, out, device, jobs):
+    "The first `n` trials of each method on `table`, and their errors: label → [(trial, error), ...]"
+    trials = {o.label:[o.draw(i) for i in range(n)] for o in methods}
+    folder = table_folder(out, table.name, table.split)
+    with lock_folder(folder):
+        runs = _Runs(folder, table, may_diverge=True)
+        todo = [(o[i],i) for i in range(n) for o in trials.values()]
+        _run_all(runs, todo, device, jobs, False, 'searching {}, setting {}')
+    measure = 'logloss' if table.classes else 'rmse'
+    return {k:[(trial, runs.lines[k,i][measure]) for i,trial in enumerate(v)] for k,v in trials.items()}
+
 def search_methods(
     table:Table, # Table whose training rows are searched on
     methods:list, # Methods; a blend has nothing to search
@@ -221,22 +224,15 @@ def search_methods(
     jobs:int=1, # As for `run_methods`
 ) -> dict: # label → the method with its best settings, and a note: tried, chosen, error
     "Try `n` settings of each method on a slice of the training rows; the test rows are not touched"
-    part,measure = table.slice('search'),'logloss' if table.classes else 'rmse'
-    searched = {o.label:o for m in methods if (o := m.searched_as or m).searchable}
-    trials = {k:[o.draw(i) for i in range(n)] for k,o in searched.items()}
-    folder = table_folder(out, part.name, part.split)
-    with lock_folder(folder):
-        todo = [(trials[k][i],i) for i in range(n) for k in searched]
-        runs = _Runs(folder, part, may_diverge=True)
-        _run_all(runs, todo, device, jobs, False, 'searching {}, setting {}')
-    found = {k:[runs.lines[k,i][measure] for i in range(n)] for k in searched}
-    best = {}
+    searched = {o.label:o for o in (m.searched_as or m for m in methods) if o.searchable}
+    found,best = _run_trials(table.slice('search'), searched.values(), n, out, device, jobs),{}
     for m in methods:
-        if (k := (m.searched_as or m).label) not in searched: continue
-        if np.isnan(found[k]).all(): raise ValueError(f"{k}: all {n} trials diverged; lower its lr")
-        i = int(np.nanargmin(found[k]))
-        method = m.with_shared(**trials[k][i].settings) if m.searched_as else trials[k][i]
-        best[m.label] = method,dict(tried=n, chosen=i, error=found[k][i])
+        if (k := (m.searched_as or m).label) not in found: continue
+        trials,errors = zip(*found[k])
+        if np.isnan(errors).all(): raise ValueError(f"{k}: all {n} trials diverged; lower its lr")
+        i = int(np.nanargmin(errors))
+        method = m.with_shared(**trials[i].settings) if m.searched_as else trials[i]
+        best[m.label] = method,dict(tried=n, chosen=i, error=errors[i])
     return best
 
 # %% ../../nbs/bench/05_runs.ipynb #b2770f10
@@ -254,12 +250,13 @@ def with_parts(methods):
 # %% ../../nbs/bench/05_runs.ipynb #5a11000d
 def _find_blends(runs, methods, seeds):
     "(blend, seed, settings of its parts) of each that is not there yet; a `ValueError` if it cannot be made"
-    settings = {o.label:o.settings for o in methods}
-    todo = [(o,seed,{p.label:settings[p.label] for p in o.parts}) for seed in range(seeds) for o in methods if o.parts]
-    todo = [(o,seed,params) for o,seed,params in todo if not runs.find(o.label, seed, params)]
-    for blend,seed,_ in todo:
+    settings,todo = {o.label:o.settings for o in methods},[]
+    for seed,blend in [(seed, o) for seed in range(seeds) for o in methods if o.parts]:
+        params = {o.label:settings[o.label] for o in blend.parts}
+        if runs.find(blend.label, seed, params): continue
         for o in blend.parts:
             if (o.label,seed) in runs.lines: runs.fit_of(o, seed)
+        todo.append((blend, seed, params))
     return todo
 
 def run_methods(
@@ -286,5 +283,6 @@ def run_methods(
         _run_all(runs, todo, device, jobs, preds, '{}, seed {}', {k:dict(search=note) for k,(_,note) in best.items()})
         for o,seed,params in blends:
             fit = o.combine([runs.fit_of(p, seed) for p in o.parts])
-            runs.add(*describe_run(o, table, seed, fit), params, preds)
+            res,pred = describe_run(o, table, seed, fit)
+            runs.add({**res, 'params':params}, pred, preds)
         return [runs.lines[o.label,seed] for seed in range(seeds) for o in methods]

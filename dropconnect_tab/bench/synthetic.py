@@ -17,167 +17,100 @@ from .bulldozers import COLUMNS
 from .files import write_whole
 
 # %% ../../nbs/bench/03_synthetic.ipynb #2744894c
-_GROUPS = pd.DataFrame({ # description, share of sales, new log price of smallest and largest class, yearly loss, class
-    'BL':  ('Backhoe Loaders',     .20,  9.7, 10.6, .045, 'Backhoe Loader - {}.0 to {}.0 Ft Standard Digging Depth'),
-    'MG':  ('Motor Graders',       .06, 10.3, 11.7, .050, 'Motorgrader - {}.0 to {}.0 Horsepower'),
-    'SSL': ('Skid Steer Loaders',  .11,  9.2, 10.1, .055, 'Skid Steer Loader - {}.0 to {}.0 Lb Operating Capacity'),
-    'TEX': ('Track Excavators',    .26,  9.6, 11.6, .070, 'Hydraulic Excavator, Track - {}.0 to {}.0 Metric Tons'),
-    'TTT': ('Track Type Tractors', .20,  9.9, 11.7, .055, 'Track Type Tractor, Dozer - {}.0 to {}.0 Horsepower'),
-    'WL':  ('Wheel Loader',        .17,  9.9, 11.6, .060, 'Wheel Loader - {}.0 to {}.0 Horsepower'),
-}, index='desc share low high loss text'.split()).T
+# Description, share of sales, log price of the smallest and of the largest class when new, yearly loss, class, its ends
+_GROUPS = pd.DataFrame({
+    'BL':  ('Backhoe Loaders',     .20,  9.7, 10.6, .045, 'Backhoe Loader', 'Ft Standard Digging Depth', 10, 18),
+    'MG':  ('Motor Graders',       .06, 10.3, 11.7, .050, 'Motorgrader', 'Horsepower', 45, 240),
+    'SSL': ('Skid Steer Loaders',  .11,  9.2, 10.1, .055, 'Skid Steer Loader', 'Lb Operating Capacity', 500, 3200),
+    'TEX': ('Track Excavators',    .26,  9.6, 11.6, .070, 'Hydraulic Excavator, Track', 'Metric Tons', 1, 90),
+    'TTT': ('Track Type Tractors', .20,  9.9, 11.7, .055, 'Track Type Tractor, Dozer', 'Horsepower', 20, 400),
+    'WL':  ('Wheel Loader',        .17,  9.9, 11.6, .060, 'Wheel Loader', 'Horsepower', 30, 450),
+}, index='desc share low high loss kind measure smallest largest'.split()).T
+_SIZES = ['Mini','Compact','Small','Medium','Large / Medium','Large']
+_N_CLASSES = 12
 
-_EDGES = dict(
-    BL=(10,12,13,14,15,16,18), MG=(45,80,105,130,150,170,200,240), SSL=(500,900,1300,1600,2000,2400,2800,3200),
-    TEX=(1,2,3,4,5,6,8,11,14,17,20,24,28,33,40,50,65,90), TTT=(20,45,65,85,105,130,160,190,240,300,400),
-    WL=(30,45,60,80,100,120,140,160,180,200,225,260,300,360,450))
-
-_SIZES = dict( # the largest edge of each ProductSize
-    TEX={6:'Mini', 11:'Compact', 17:'Small', 24:'Medium', 40:'Large / Medium', 90:'Large'},
-    TTT={130:None, 190:'Small', 240:'Medium', 400:'Large'}, WL={100:None, 160:'Small', 225:'Medium', 450:'Large'})
-
-def _classes():
-    "All classes: their group and its code, `size` from 0 to 1 within it, and what the file calls them"
-    return pd.DataFrame([dict(
-        ProductGroup=g, code=code, size=i/(len(edges)-2),
-        fiProductClassDesc=_GROUPS.text[g].format(lo, hi),
-        ProductSize=next((size for top,size in _SIZES.get(g,{}).items() if hi<=top), None)
-    ) for code,(g,edges) in enumerate(_EDGES.items()) for i,(lo,hi) in enumerate(zip(edges, edges[1:]))])
+def _class_text(group, i):
+    "What the file calls class `i` of a group"
+    o = _GROUPS.loc[group]
+    low,high = np.geomspace(o.smallest, o.largest, _N_CLASSES+1)[i:i+2]
+    return f'{o.kind} - {low:.1f} to {high:.1f} {o.measure}'
 
 # %% ../../nbs/bench/03_synthetic.ipynb #17a874b8
-_SUFFIX  = {'':60, 'S':14, 'SR':10, 'XT':8, 'HD':8}
-_SERIES  = {None:85, 'II':6, 'III':2, '-2':2, '-5':2, '-6':3}
-_DETAILS = {None:75, 'L':7, 'LC':6, 'LGP':7, 'XL':3, 'LT':2}
-
-def _pick(rng, n, options):
-    "`n` draws from the keys of `options`, with its values as weights"
-    p = np.array([*options.values()], float)
-    return np.array([*options], object)[rng.choice(len(p), n, p=p/p.sum())]
+def _draw(rng, n, values):
+    "Positions of `n` draws from `values`: the first is twice as likely as the second, three times as the third, ..."
+    p = 1/(1+np.arange(len(values)))
+    return rng.choice(len(values), n, p=p/p.sum())
 
 def _models(rng, n):
-    "`n` synthetic models, oldest first: their names, when they were made, how many are sold, `worth` when new"
-    n_base,classes = n//3,_classes()
-    n_group,share = len(_GROUPS),_GROUPS.share.astype(float)
-    group = np.r_[np.arange(n_group), rng.choice(n_group, n_base-n_group, p=share)]
-    n_class = classes.groupby('code').size().to_numpy()
-    cls = n_class.cumsum()[group] - 1 - (rng.beta(1.5, 1.5, n_base)*n_class[group]).astype(int)
+    "`n` synthetic models: their names, the year of the first, how many are `sold`, what they are `worth` when new"
+    n_base = n//3
     base = np.r_[np.arange(n_base), rng.integers(n_base, size=n-n_base)]
-    df = classes.iloc[cls[base]].reset_index(drop=True)
-    same = pd.Series(base).groupby(base)
-    gen,gens = same.cumcount().to_numpy(),same.transform('size').to_numpy()
-    letter = np.array([*'ABCDEFGHJKLMNPRSTUVWXYZ'], object)[gen]
-    df['fiBaseModel'] = df.ProductGroup + (100+base).astype(str)
-    df['fiSecondaryDesc'] = np.where((gen>0) | (rng.random(n)<.3), letter + _pick(rng, n, _SUFFIX), None)
-    df['fiModelSeries'],df['fiModelDescriptor'] = _pick(rng, n, _SERIES),_pick(rng, n, _DETAILS)
-    names = ['fiBaseModel','fiSecondaryDesc','fiModelSeries','fiModelDescriptor']
-    df['fiModelDesc'] = df[names].astype(object).fillna('').sum(axis=1)
-    df['ModelID'] = 28 + rng.choice(7*n, n, replace=False)
-    start = 2004 - rng.gamma(2, 7, n_base)[base]
-    df['first'] = (start + (2009-start)*gen/gens).astype(int)
-    df['years'] = rng.integers(4, 11, n)
-    df['sold'] = 1/(1+rng.permutation(n))**.9
-    df['sold'] *= _GROUPS.share.to_numpy(float)[df.code] / df.groupby('code').sold.transform('sum')
-    low,high = (_GROUPS[c].to_numpy(float)[df.code] for c in ('low','high'))
-    df['worth'] = low + (high-low)*df['size'] + .03*gen + rng.normal(0, .10, n_base)[base] + rng.normal(0, .05, n)
-    return df.sort_values('first', kind='stable', ignore_index=True)
+    code = np.r_[np.arange(6), rng.choice(6, n_base-6, p=_GROUPS.share.astype(float))][base]  # each group has one
+    step = rng.integers(_N_CLASSES, size=n_base)[base]
+    group,size = _GROUPS.index.to_numpy()[code],step/(_N_CLASSES-1)
+    def pick(*values): return np.array(values, object)[_draw(rng, n, values)]
+    gen,letters = pd.Series(base).groupby(base).cumcount().to_numpy(),np.array([*'ABCDEFGHJKLMNPRSTUVWXYZ'], object)
+    df = pd.DataFrame(dict(
+        fiBaseModel=group + (100+base).astype(str).astype(object),
+        fiSecondaryDesc=np.where(gen > 0, letters[gen] + pick('', 'S', 'SR'), None),
+        fiModelSeries=pick(None, 'II', '-6'), fiModelDescriptor=pick(None, 'L', 'LGP')))
+    low,high = (_GROUPS[c].to_numpy(float)[code] for c in ('low','high'))
+    sold = 1/(1+rng.permutation(n))**.9
+    return df.assign(
+        fiModelDesc=df.fillna('').sum(axis=1), ModelID=28 + rng.choice(7*n, n, replace=False), ProductGroup=group,
+        fiProductClassDesc=[_class_text(*o) for o in zip(group, step)], code=code, size=size, sold=sold/sold.sum(),
+        ProductSize=[_SIZES[i//2] if g in ('TEX','TTT','WL') else None for g,i in zip(group, step)],
+        first=(2004 - rng.gamma(2, 7, n_base)[base] + gen).astype(int),
+        worth=low + (high-low)*size + rng.normal(0, .1, n_base)[base] + rng.normal(0, .05, n))
 
 # %% ../../nbs/bench/03_synthetic.ipynb #dbafda6f
-_no = 'None or Unspecified'
-_PARTS = dict(
-    Drive_System={'BL': {'Two Wheel Drive':70, 'Four Wheel Drive':30}, 'MG': {'No':90, 'All Wheel Drive':10}},
-    Enclosure={'BL MG SSL TEX TTT WL': {'OROPS':36, 'EROPS':24, 'EROPS w AC':40}},
-    Forks={'BL SSL WL': {_no:85, 'Yes':15}},
-    Pad_Type={'BL': {_no:88, 'Reversible':8, 'Street':4}},
-    Ride_Control={'BL WL': {'No':42, _no:38, 'Yes':20}},
-    Stick={'BL': {'Standard':52, 'Extended':48}},
-    Transmission={'BL MG TTT': {'Standard':75, 'Powershift':15, 'Hydrostatic':4, _no:6}},
-    Turbocharged={'BL': {_no:96, 'Yes':4}},
-    Blade_Extension={'MG': {_no:93, 'Yes':7}},
-    Blade_Width={'MG': {"14'":34, "12'":30, _no:30, "16'":6}},
-    Enclosure_Type={'MG': {_no:72, 'Low Profile':21, 'High Profile':7}},
-    Engine_Horsepower={'MG': {'No':92, 'Variable':8}},
-    Hydraulics={'TTT WL': {'2 Valve':75, '3 Valve':15, '4 Valve':10}, 'SSL TEX': {'Standard':45, 'Auxiliary':55},
-        'MG': {'Base + 1 Function':75, 'Base + 2 Function':15, 'Base + 3 Function':10}},
-    Pushblock={'MG': {_no:73, 'Yes':27}},
-    Ripper={'MG TTT': {_no:70, 'Multi Shank':18, 'Single Shank':12}},
-    Scarifier={'MG': {'Yes':59, _no:41}},
-    Tip_Control={'MG': {_no:82, 'Sideshift & Tip':18}},
-    Tire_Size={'MG WL': {_no:45, '14"':12, '17.5':9, '20.5':16, '23.5':10, '26.5':8}},
-    Coupler={'SSL TEX WL': {_no:87, 'Manual':9, 'Hydraulic':4}},
-    Coupler_System={'SSL': {_no:70, 'Yes':30}},
-    Grouser_Tracks={'SSL': {_no:86, 'Yes':14}},
-    Hydraulics_Flow={'SSL': {'Standard':75, 'High Flow':25}},
-    Track_Type={'TEX': {'Steel':80, 'Rubber':20}},
-    Undercarriage_Pad_Width={'TEX': {_no:90, '24 inch':4, '28 inch':3, '32 inch':3}},
-    Stick_Length={'TEX': {_no:88, '9\' 6"':5, '10\' 6"':4, '11\' 0"':3}},
-    Thumb={'TEX': {_no:65, 'Hydraulic':24, 'Manual':11}},
-    Pattern_Changer={'TEX': {_no:87, 'Yes':13}},
-    Grouser_Type={'TEX': {'Double':77, 'Triple':23}},
-    Backhoe_Mounting={'TTT': {_no:100}},
-    Blade_Type={'TTT': {'PAT':50, _no:20, 'Semi U':15, 'Straight':8, 'VPAT':7}},
-    Travel_Controls={'TTT': {_no:76, 'Differential Steer':18, 'Finger Tip':6}},
-    Differential_Type={'WL': {'Standard':97, 'Limited Slip':3}},
-    Steering_Controls={'WL': {'Conventional':97, 'Command Control':3}})
+_PARTS = {group:parts.split() for group,parts in dict( # the columns that a group has
+    BL='Drive_System Enclosure Forks Pad_Type Ride_Control Stick Transmission Turbocharged',
+    MG="""Drive_System Enclosure Transmission Blade_Extension Blade_Width Enclosure_Type Engine_Horsepower Hydraulics
+        Pushblock Ripper Scarifier Tip_Control Tire_Size""",
+    SSL='Enclosure Forks Hydraulics Coupler Coupler_System Grouser_Tracks Hydraulics_Flow',
+    TEX="""Enclosure Hydraulics Coupler Track_Type Undercarriage_Pad_Width Stick_Length Thumb Pattern_Changer
+        Grouser_Type""",
+    TTT='Enclosure Transmission Hydraulics Ripper Backhoe_Mounting Blade_Type Travel_Controls',
+    WL='Enclosure Forks Ride_Control Hydraulics Tire_Size Coupler Differential_Type Steering_Controls').items()}
+_VALUES = dict( # of the columns that say more than whether there is such a part, the most frequent first
+    Drive_System=['Two Wheel Drive','Four Wheel Drive'], Enclosure=['OROPS','EROPS w AC','EROPS'],
+    Stick=['Standard','Extended'], Transmission=['Standard','Powershift','Hydrostatic'], Track_Type=['Steel','Rubber'],
+    Hydraulics=['2 Valve','Auxiliary','3 Valve','4 Valve'], Tire_Size=['20.5','14"','23.5','26.5'],
+    Blade_Width=["14'","12'","16'"], Hydraulics_Flow=['Standard','High Flow'], Grouser_Type=['Double','Triple'],
+    Blade_Type=['PAT','Straight','Semi U'], Steering_Controls=['Conventional','Command Control'])
 
-def _parts(rng, group):
-    "The columns of `_PARTS` for machines of these `group` codes, as categoricals"
-    res,n = {},len(group)
-    for col,spec in _PARTS.items():
-        values = [*dict.fromkeys(v for options in spec.values() for v in options)]
-        codes = np.full(n, -1, np.int8)
-        for groups,options in spec.items():
-            rows = np.flatnonzero(_GROUPS.index.isin(groups.split())[group])
-            p = np.array([*options.values()], float)
-            codes[rows] = rng.choice([values.index(v) for v in options], len(rows), p=p/p.sum())
-        codes[rng.random(n)<.01] = -1
-        res[col] = pd.Categorical.from_codes(codes, values)
+def _parts(rng, code):
+    "The columns of parts for machines of these group codes, as categoricals"
+    res = {}
+    for col in dict.fromkeys(o for parts in _PARTS.values() for o in parts):
+        values = _VALUES.get(col, ['None or Unspecified','Yes'])
+        has = np.array([col in _PARTS[g] for g in _GROUPS.index])[code] & (rng.random(len(code)) > .01)
+        res[col] = pd.Categorical.from_codes(np.where(has, _draw(rng, len(code), values), -1), values)
     return res
 
 # %% ../../nbs/bench/03_synthetic.ipynb #d19f5768
 _STATES = """Florida Texas California Georgia Maryland Mississippi Nevada Ohio Arizona Washington Colorado Illinois
 Utah Tennessee Pennsylvania Minnesota Idaho Oregon Montana Wisconsin Iowa Maine Alabama Louisiana""".split()
-_HOT,_WET,_COLD = (pd.Index(_STATES).isin(o.split()) for o in (
-    'Florida Texas Georgia Nevada Arizona', 'Florida Georgia Mississippi Louisiana',
-    'Ohio Washington Colorado Minnesota Idaho Montana Wisconsin Iowa Maine'))
-_DIP = np.array([.05, .02, .08, .25, .15, .20])  # how deep the dip of 2009 is, by group
 
-def _log_price(rng, code, size, worth, lgp, age, hours, state, time, has):
+def _log_price(rng, code, size, worth, age, hours, state, time, has):
     "Log prices from an array for each property; `has(column, value, ...)` is 1. where a machine has one of the values"
     fresh = np.exp(-age/12)
-    ac,valves = has('Enclosure', 'EROPS w AC'),_GROUPS.index.isin(['MG','TTT','WL'])[code]
-    wide = has('Tire_Size', '23.5', '26.5') - has('Tire_Size', '14"', '17.5')
-    y  = worth - _GROUPS.loss.to_numpy(float)[code]*15*(1-np.exp(-age/15))
-    y -= .08*np.log2(hours)
-    y += (.15*has('Enclosure', 'EROPS') + .35*ac)*(.2+size)*(.2+fresh) + .06*ac*_HOT[state]
-    y += valves*size*.2*has('Hydraulics', '3 Valve', 'Base + 2 Function')
-    y += valves*size*.4*has('Hydraulics', '4 Valve', 'Base + 3 Function')
-    y += .3*has('Hydraulics', 'Auxiliary')*(1-size)
+    wide = has('Tire_Size', '23.5', '26.5') - has('Tire_Size', '14"')
+    y  = worth - _GROUPS.loss.to_numpy(float)[code]*15*(1-np.exp(-age/15)) - .08*np.log2(hours)
+    y += (.15*has('Enclosure', 'EROPS') + .4*has('Enclosure', 'EROPS w AC'))*(.2+size)*(.2+fresh)
     y += .4*has('Hydraulics_Flow', 'High Flow')*has('Coupler_System', 'Yes')*(size>.5)
-    y += has('Drive_System', 'Four Wheel Drive', 'All Wheel Drive')*fresh*(.3 + .1*_COLD[state])
-    y += .6*wide*(size-.5)
-    y += .3*has('Track_Type', 'Rubber')*(.4-size) + .1*has('Thumb', 'Hydraulic')*size
-    y += has('Blade_Type', 'PAT', 'VPAT')*(.15-.2*size) + .15*has('Ripper', 'Multi Shank')*size + .08*lgp*_WET[state]
+    y += .3*has('Drive_System', 'Four Wheel Drive')*fresh + .6*wide*(size-.5)
+    y += .3*has('Track_Type', 'Rubber')*(.4-size) + .3*has('Hydraulics', 'Auxiliary')*(1-size)
     y += np.interp(time, [1989, 2000, 2007, 2012], [-.25, -.1, .05, .1])
-    y -= np.interp(time, [2008.3, 2009.2, 2009.8, 2011.5], [0, 1, 1, 0])*_DIP[code]*(.5+size)
-    y += rng.normal(0, .04, len(_STATES))[state]
-    return y + rng.normal(0, .2, len(y))
+    y -= np.interp(time, [2008.3, 2009.2, 2009.8, 2011.5], [0, .15, .15, 0])*(.5+size)
+    return y + rng.normal(0, .04, len(_STATES))[state] + rng.normal(0, .2, len(y))
 
-# %% ../../nbs/bench/03_synthetic.ipynb #292f5e69
-def _sale_days(rng, n, days):
-    "Positions in `days` of `n` sales"
-    p = rng.gamma(.3, size=len(days)) * np.where(days.day_of_week<5, 1, .2) * 1.05**(days.year-days.year[0]).to_numpy()
-    return rng.choice(len(days), n, p=p/p.sum())
-
-def _sold_models(rng, models, year):
-    "Position in `models` of what is sold in each `year`: one that was made by then"
-    sold = models.sold.cumsum().to_numpy()
-    n_known = np.searchsorted(models['first'], year, side='right').clip(1)
-    return np.searchsorted(sold, rng.random(len(year))*sold[n_known-1])
-
+# %% ../../nbs/bench/03_synthetic.ipynb #06bbfba9
 def _take(values, codes):
     "The `values` at `codes`, missing at -1, with the dtype that `pd.read_csv` gives them"
     return pd.Series(values).array.take(codes, allow_fill=True)
 
-# %% ../../nbs/bench/03_synthetic.ipynb #06bbfba9
 def synthetic_sales(
     n:int=12_000, # Number of sales
     seed:int=0, # The same seed draws the same table
@@ -190,19 +123,16 @@ def synthetic_sales(
     if not len(days): raise ValueError(f"start={start!r} is after end={end!r}: swap them")
     rng = np.random.default_rng(seed)
     models = _models(rng, max(24, round(2.2*n**.6)))
-    day = _sale_days(rng, n, days)
+    model = rng.choice(len(models), n, p=models.sold)
+    code,size,worth,first = (models[c].to_numpy()[model] for c in ('code','size','worth','first'))
+    p = rng.gamma(.3, size=len(days)) * 1.05**(days.year-days.year[0]).to_numpy()
+    day = rng.choice(len(days), n, p=p/p.sum())
     year = days.year.to_numpy()[day]
-    time = year + days.day_of_year.to_numpy()[day]/366
-    model = _sold_models(rng, models, year)
-    code,size,worth,first,years = (models[c].to_numpy()[model] for c in ('code','size','worth','first','years'))
-    lgp = models.fiModelDescriptor.eq('LGP').to_numpy()[model]
-    made = np.minimum(first + (rng.random(n)*years).astype(int), year)
+    time,made = year + days.day_of_year.to_numpy()[day]/366,np.minimum(first + rng.integers(8, size=n), year)
     age,hours = time-made,np.exp(rng.normal(0, .5, n))  # hours as a multiple of the usual
-    p = 1/(1+np.arange(len(_STATES)))
-    state = rng.choice(len(_STATES), n, p=p/p.sum())
-    parts = _parts(rng, code)
+    state,parts = _draw(rng, n, _STATES),_parts(rng, code)
     def has(col, *values): return np.isin(parts[col].codes, parts[col].categories.get_indexer(values))*1.
-    price = np.exp(_log_price(rng, code, size, worth, lgp, age, hours, state, time, has)).clip(4750, 142_000)
+    price = np.exp(_log_price(rng, code, size, worth, age, hours, state, time, has)).clip(4750, 142_000)
     meter = np.select([(u := rng.random(n))<.06, u<.36], [0, (hours*500*(age+.5)).round()], np.nan)
     cols = dict(
         SalesID=1_000_000 + rng.integers(1, 9, n).cumsum(),

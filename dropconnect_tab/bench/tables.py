@@ -26,7 +26,7 @@ def _check_numbers(table):
         if f'{o}_na' in (*table.cat_names,*table.cont_names): raise ValueError(
             f"column '{o}_na' of {table.name} has the name of the flag for gaps in {o!r}: rename it")
         if not pd.api.types.is_numeric_dtype(table.df[o]): raise ValueError(
-            f"column {o!r} of {table.name} is not made of numbers: put it in cat_names")
+            f"column {o!r} of {table.name} is not made of numbers: make it a category, or leave it out")
         x = table.df[o].to_numpy(float, na_value=np.nan)
         if np.isinf(x).any(): raise ValueError(
             f"column {o!r} of {table.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
@@ -179,9 +179,9 @@ def load_table(
     return make(folder)
 
 # %% ../../nbs/bench/01_tables.ipynb #36bf0104
-_keys = dict(path=str, target=str, split=(float,str), drop=list, categorical=list, continuous=list, name=str)
-_examples = dict(path='"houses.csv"', target='"price"', split='"sold", or 0.2', drop='["id"]', categorical='["zip"]',
-                 continuous='["area"]', name='"houses"')
+_KEYS = dict(path=(str, '"houses.csv"'), target=(str, '"price"'), split=((float,str), '"sold", or 0.2'),
+             drop=(list, '["id"]'), categorical=(list, '["zip"]'), continuous=(list, '["area"]'),
+             name=(str, '"houses"'))
 
 def _read_toml(file):
     if not file.exists(): raise ValueError(f"{file} does not exist: give a TOML file that describes a table")
@@ -194,9 +194,10 @@ def _description(file):
     "What the TOML file says, checked, and what it leaves unsaid"
     spec = _read_toml(file)
     for k,v in spec.items():
-        if k not in _keys: raise ValueError(f"{file} has {k!r}: its keys are {', '.join(_keys)}")
-        if not isinstance(v, _keys[k]): raise ValueError(
-            f"{file} has {k}={v!r}: give {'a list' if _keys[k] is list else 'a string'}, such as {_examples[k]}")
+        if k not in _KEYS: raise ValueError(f"{file} has {k!r}: its keys are {', '.join(_KEYS)}")
+        kind,example = _KEYS[k]
+        if not isinstance(v, kind): raise ValueError(
+            f"{file} has {k}={v!r}: give {'a list' if kind is list else 'a string'}, such as {example}")
     for k in ('path','target'):
         if k not in spec: raise ValueError(f"{file} lacks {k!r}")
     spec = {'split':.2, 'drop':[], 'categorical':[], 'continuous':[], 'name':file.stem, **spec}
@@ -214,9 +215,8 @@ def _read_rows(path, spec, file):
     try: df = pd.read_csv(path, low_memory=False)
     except (OSError, ValueError) as e: raise ValueError(f"{path} is not a CSV: {str(e).strip()}") from e
     y,split = spec['target'],spec['split']
-    named = [y, *spec['drop'], *spec['categorical'], *spec['continuous']]
-    if isinstance(split, str): named.append(split)
-    for o in named:
+    by_column = [split] if isinstance(split, str) else []
+    for o in (y, *spec['drop'], *spec['categorical'], *spec['continuous'], *by_column):
         if o not in df: raise ValueError(f"{path} has no column {o!r}: it has {', '.join(map(repr, df.columns))}")
     if not len(df): raise ValueError(f"split={split!r} leaves 0 rows of {path} to train on, 0 to test")
     if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {path}")
@@ -225,14 +225,12 @@ def _read_rows(path, spec, file):
 # %% ../../nbs/bench/01_tables.ipynb #384226c7
 def _times(column, name):
     "The numbers or dates of a column"
-    times = column
-    if not pd.api.types.is_numeric_dtype(times):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # what it says of formats, the error says better
-                times = pd.to_datetime(times)
-        except (ValueError, TypeError) as e:
-            raise ValueError(f"split={name!r}: the column holds neither numbers nor dates: {e}") from e
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what it says of formats, the error says better
+            times = column if pd.api.types.is_numeric_dtype(column) else pd.to_datetime(column)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"split={name!r}: the column holds neither numbers nor dates: {e}") from e
     if times.isna().any(): raise ValueError(f"split={name!r}: the column has gaps: fill or drop those rows")
     return times
 
@@ -246,18 +244,12 @@ def _split(df, split, path):
     return np.flatnonzero(~test),np.flatnonzero(test),times
 
 # %% ../../nbs/bench/01_tables.ipynb #e6e4f8c9
-def _kinds(df, spec, times, file):
+def _kinds(df, spec, times):
     "Names of the categories and of the numbers among the columns of `df`"
-    y,numbers = spec['target'],list(spec['continuous'])
-    if times is not None: numbers.append(spec['split'])
+    y,numbers = spec['target'],[*spec['continuous'], *([] if times is None else [spec['split']])]
     _,guessed = cont_cat_split(df, max_card=20, dep_var=y)
     chosen = {*spec['categorical'], *[o for o in guessed if o not in numbers]}
-    cats = [o for o in df if o in chosen and o != y]
-    conts = [o for o in df if o not in chosen and o != y]
-    for o in conts:
-        if not pd.api.types.is_numeric_dtype(df[o]): raise ValueError(
-            f"{o!r} is not numeric ({df[o].dtype}): name it in 'categorical' or 'drop' of {file}")
-    return cats,conts
+    return [o for o in df if o in chosen and o != y],[o for o in df if o not in chosen and o != y]
 
 # %% ../../nbs/bench/01_tables.ipynb #5710c5da
 def read_table(
@@ -273,6 +265,6 @@ def read_table(
     if times is not None and not pd.api.types.is_numeric_dtype(times):
         df[split] = (times-times.min())/pd.Timedelta(days=1)
     df = df.drop(columns=[o for o in spec['drop'] if o != y])
-    cats,conts = _kinds(df, spec, times, file)
+    cats,conts = _kinds(df, spec, times)
     if not (cats or conts): raise ValueError(f"{path} has no column but {y!r}: there is nothing to learn from")
     return Table(spec['name'], 'random' if times is None else split, 'all', df, y, cats, conts, train, test, times)
