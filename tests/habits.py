@@ -235,15 +235,18 @@ def fine_tune_with_a_splitter_after_a_fit(way, dls):
 def lookahead(ps, **kwargs): return Lookahead(Adam(ps, **kwargs))
 
 
-@habit(opt={
+optimizers = {
     'SGD momentum': partial(SGD, mom=.9), 'SGD': SGD, 'SGD l2': partial(SGD, mom=.9, wd=.1, decouple_wd=False),
     'RMSProp': RMSProp, 'RMSProp momentum': partial(RMSProp, mom=.9), 'Adam': Adam,
     'Adam l2': partial(Adam, wd=.1, decouple_wd=False), 'Adam wd': partial(Adam, wd=.1), 'RAdam': RAdam,
     'QHAdam': QHAdam, 'Larc': Larc, 'Larc clip=False': partial(Larc, clip=False), 'Lamb': Lamb,
     'Lookahead': lookahead, 'ranger': ranger, 'torch AdamW': partial(OptimWrapper, opt=torch.optim.AdamW),
     'torch SGD nesterov': partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9, nesterov=True)),
-    'torch Adagrad': partial(OptimWrapper, opt=torch.optim.Adagrad)})
-def optimizers(way, dls, opt): return fit(way.learner(dls, opt_func=opt, lr=1e-2), 2)
+    'torch Adagrad': partial(OptimWrapper, opt=torch.optim.Adagrad)}
+
+
+@habit(opt=optimizers)
+def training_with(way, dls, opt): return fit(way.learner(dls, opt_func=opt, lr=1e-2), 2)
 
 
 @habit(how=list(itertools.product(['same', 'fresh'], [True, False])), of_net=True)
