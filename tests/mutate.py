@@ -28,7 +28,7 @@ from dropconnect_tab.bench.files import append_jsonl, read_jsonl  # noqa: E402 -
 
 # Module → its tests, the quick ones first
 TESTS = dict(masks='masks dropconnect members contract soak kinds', layers='dropconnect masks members contract kinds',
-             callback='dropconnect kinds lifecycle contract', model='members contract embeddings lifecycle',
+             callback='dropconnect contract kinds lifecycle', model='members contract embeddings lifecycle',
              members='members predict lifecycle', learner='contract members embeddings lifecycle',
              embeddings='embeddings members serve')
 
