@@ -113,10 +113,9 @@ def _date_formats(values):
 # %% ../nbs/09_frame.ipynb #d7e0aa04
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
-    values = pd.Series(col.dropna().unique())
     if _is_text(col): return pd.Series(_without_blanks(col).dropna().unique(), dtype=object)
-    are_days = pd.api.types.is_integer_dtype(col.dtype) and values.between(19e6, 21e6).all()
-    return values.astype(str) if are_days else values[:0]
+    values = pd.Series(col.dropna().unique() if pd.api.types.is_integer_dtype(col.dtype) else [])
+    return values.astype(str) if values.between(19e6, 21e6).all() else values[:0]
 
 def _read_as_dates(name, values):
     "The format in which all of `values` are dates, None without one; a warning where there are two"

@@ -320,7 +320,7 @@ def pickle_a_model(way, dls):
     return fit(learn)
 
 
-@habit(of_net=True)
+@habit
 def torch_compile(way, dls):
     learn = way.learner(dls)
     learn.model = torch.compile(learn.model, backend='aot_eager')

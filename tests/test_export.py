@@ -208,7 +208,7 @@ def assert_same(again, answer, df):
 
 # How columns are encoded is the same code for both
 ONNX = ('one_net', 'defaults', 'several_targets', 'classes_of_members', 'one_logit_of_members', 'labels', 'norm_before',
-        'no_categories', 'no_numbers', 'gaps', 'another_layer')
+        'no_categories', 'no_numbers', 'gaps')
 
 
 @pytest.mark.parametrize('name, suffix', [*((o, '.pt2') for o in CASES), *(pytest.param(o, '.onnx', marks=onnx) for o in ONNX)])

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from fastai.tabular.all import Adam, Callback, Learner, MSELossFlat, SGD, Transform, set_seed, tabular_learner
-from habits import Watch, habits
+from habits import Watch
 from helpers import hidden, make_dls, plain_learner, root
 from test_lifecycle import Column, MaskWatch, cells, check_cell
 from torch import nn
@@ -43,7 +43,7 @@ class PrunedColumn(Column):
     "Held as a frozen mask is, and so with all that is asked of one"
     def __init__(self, door):
         super().__init__('frozen', door)
-        self.settings = dict(mask='pruned', weight_p=.5)
+        self.settings, self.has_callback = dict(mask='pruned', weight_p=.5), door == 'callback'
 
     def watched(self, learn): return learn.add_cb(PrunedWatch(learn))
 
@@ -53,7 +53,7 @@ columns = {f'pruned, {door}': PrunedColumn(door) for door in ('model', 'callback
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:CUDA is not available', 'ignore:torch.cuda.amp.GradScaler is enabled')
-@pytest.mark.parametrize('row, col', [o for o in cells(columns) if not habits[o[0]].repeats])
+@pytest.mark.parametrize('row, col', cells(columns, repeats=False))
 def test_a_kind_of_ones_own_in_the_lifecycle_matrix(row, col, tmp_path): check_cell(row, col, columns[col], tmp_path)
 
 

@@ -33,9 +33,7 @@ class Column:
         self.mask, self.door, self.make, self.net = mask, door, make, net  # `net`: what else `make` is given
         # Resampled masks have no seed of their own
         self.settings = dict(mask=mask, **{k: v for k, v in settings.items() if (mask, k) != ('resampled', 'seed')})
-
-    @property
-    def has_callback(self): return self.door == 'callback' or self.mask == 'frozen'
+        self.has_callback = door == 'callback' or mask == 'frozen'
 
     def callback(self, model=None, **kwargs):
         return DropConnectCallback() if hasattr(model, 'weight_masks') else DropConnectCallback(**self.settings, **kwargs)
@@ -128,10 +126,10 @@ def check(way, learn, starts):
 
 # --- the matrix -----------------------------------------------------------------------------------------------------
 
-def cells(columns):
+def cells(columns, repeats=True):
     for name, col in columns.items():
         for row, h in habits.items():
-            if h.of_net or (col.mask == 'frozen' if h.repeats else col.has_callback): yield row, name
+            if h.of_net or (repeats and col.mask == 'frozen' if h.repeats else col.has_callback): yield row, name
 
 
 def check_cell(row, col, way, tmp_path):
