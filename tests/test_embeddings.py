@@ -91,6 +91,7 @@ def test_an_embedding_starts_linear_and_learns_to_bend():
     assert emb(line).diff(dim=0).diff(dim=0).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_one_product_gives_what_the_package_of_the_paper_does():
     torch.manual_seed(0)
     x = torch.randn(500, 4)*torch.tensor([1., 100., 1e-3, 1.])
@@ -334,6 +335,7 @@ def test_units_change_nothing_else(loss):
     assert one.std() > .15
 
 
+@pytest.mark.slow
 def test_every_target_is_learned():
     learn = trained(loaders(TARGETS['two']), epochs=8, members=2, seed=0)
     ys = learn.dls.valid_ds.ys.to_numpy(np.float64)

@@ -179,7 +179,7 @@ def days():
 
 
 FILES = ('one_net', 'defaults', 'target_in_thousands', 'several_targets', 'classes_of_members', 'one_logit_of_members',
-         'y_range_of_members', 'labels', 'frozen', 'resampled', 'norm_before', 'no_categories', 'no_numbers')
+         'labels', 'resampled', 'norm_before', 'no_categories', 'no_numbers')
 CASES = {**{k: (lambda k=k: (NETS[k](), new_rows())) for k in FILES},
          'gaps': lambda: (gappy(), with_gaps(new_rows())),
          'gaps_without_flags': lambda: (gappy(add_col=False), with_gaps(new_rows())),
@@ -270,6 +270,7 @@ def path(answer, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_errors_of_a_loaded_predictor(path):
     again = load_predictor(str(path))
     with pytest.raises(ValueError, match=r"column 'size' is missing \(there is 'sise'\)"):
@@ -288,6 +289,7 @@ def test_the_json_is_there_to_be_read(path):
     assert size['mean'] == pytest.approx(make_df()['size'][:320].mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_training_is_written(tmp_path):
     df = make_df().assign(note='do-not-tell')
     df.index = [f'keep-quiet-{i}' for i in range(len(df))]
@@ -305,6 +307,7 @@ def test_the_predictor_stays_as_it_was(answer, tmp_path):
     assert all(torch.equal(v, state[k]) for k, v in answer.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_predictor_that_goes_along_with_its_learner(tmp_path):
     "`copy=False` in a learner that was left in training mode"
     from dropconnect_tab.serve import Predictor
@@ -340,6 +343,7 @@ def test_onnx_runtime_is_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match='pip install onnxruntime'): load_predictor(tmp_path/'net.onnx')
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_old_file(path, answer, monkeypatch):
     before = path.read_bytes()
     def fail(program, to, **kwargs):

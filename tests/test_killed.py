@@ -13,7 +13,7 @@ from dropconnect_tab.masks import find_linears
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('serial')]
 
-n_epoch, kills, layers = 60, 6, [60, 40]
+n_epoch, kills, layers = 40, 5, [60, 40]
 
 
 def make(door, mask, path):

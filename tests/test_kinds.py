@@ -144,6 +144,7 @@ def test_an_optimizer_that_moves_all_weights_and_leaves_one_at_zero(n):
     assert torch.equal(net[0].keep, keep) and not net[0].weight[~keep].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('where', ['save and load', 'SaveModel', 'export', *copies])
 def test_kept_weights_at_zero_come_back_from_anywhere(dls, where):
     learn = fit(frozen(dls))
@@ -172,6 +173,7 @@ def dense_with_zeros(dls, n):
     return model
 
 
+@pytest.mark.slow
 @doors
 @pytest.mark.parametrize('n', [0, 1, 2])
 def test_a_dense_checkpoint_with_accidental_zeros_moves_no_mask(dls, door, n):
@@ -225,6 +227,7 @@ def eval_mode_callback():
     return EvalMode()
 
 
+@pytest.mark.slow
 @doors
 @pytest.mark.parametrize('opt', [SGD, Adam, partial(SGD, mom=.9)], ids=['sgd', 'adam', 'momentum'])
 def test_frozen_in_eval_mode(dls, door, opt):

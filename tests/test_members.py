@@ -102,6 +102,7 @@ single_nets = pytest.mark.parametrize('take', [alone, lambda model, i, **kwargs:
                                       ids=['by hand', 'member'])
 
 
+@pytest.mark.slow
 @single_nets
 @pytest.mark.parametrize('kind', drawn_once | resampled)
 def test_in_evaluation_each_member_is_the_net_it_would_be_alone(kind, take):
@@ -128,6 +129,7 @@ def test_in_training_each_member_is_the_net_it_would_be_alone(kind, take):
         for n, t in one.state_dict().items(): assert close(t, state[n]), n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', drawn_once)
 def test_gradients_are_those_of_each_net_over_the_number_of_nets(kind):
     settings = drawn_once[kind]
@@ -247,6 +249,7 @@ def test_a_member_of_a_net_on_the_gpu(mask):
     assert torch.equal(one.weight_masks.keeps['layers.0.0'].cpu(), model.weight_masks.keeps['layers.0.0'][1].cpu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', drawn_once)
 def test_a_member_has_its_mask_and_its_rate(kind):
     settings = drawn_once[kind]
@@ -897,6 +900,7 @@ def test_losses_and_metrics_are_those_of_the_average(trained, kind):
         assert metrics[1] == pytest.approx(float(higher), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', kinds)
 def test_losses_and_decoded_predictions_of_each_row(trained, kind):
     learn = trained(kind)
@@ -944,6 +948,7 @@ def test_interpretation(trained, kind):
     assert torch.allclose(interp.top_losses(5)[0], each.sort(descending=True).values[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['price', 'band', 'frozen', 'resampled'])
 def test_export_and_load(trained, kind):
     learn = trained(kind)

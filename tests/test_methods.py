@@ -140,6 +140,7 @@ def test_loaders(table):
     assert table_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['dense', 'rf', 'tabm'])
 def test_gaps_and_categories_of_the_test_rows_alone(name):
     need(name)
@@ -240,6 +241,7 @@ def test_regrowth_is_zero_where_nothing_grows_back(table):
     assert fit_net(table, 0, 'cpu', **kwargs)['regrowth'][0] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y, error', [
     ('price', lambda p, y: np.sqrt(np.mean((p[:, 0]-y)**2))),
     ('band', lambda p, y: -np.mean(np.log(p[np.arange(len(y)), y])))])
@@ -283,6 +285,7 @@ def test_members_of_a_classification_vote_by_probabilities(arm_learner):
     assert arm_learner('members-dense').model.average == 'mean'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_a_fit_of_members(either, mask):
     fit = fit_net(either, 0, 'cpu', **{**quick, 'epochs': 2}, weight_p=.5, mask=mask, members=3)
@@ -443,6 +446,7 @@ def test_small_tabm_standardizes_its_target(built, table):
     assert abs(fit_small_tabm(scaled, 0, 'cpu', **small_tabm)[0].get_preds()[0].mean()-1000) < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=2), dict(d_block=8), dict(dropout=.5), dict(bins=4),
                                     dict(epochs=2), dict(lr=.03)], ids=str)
 def test_each_setting_of_small_tabm_has_an_effect(table, change):
@@ -465,6 +469,7 @@ def estimators(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_tabm_is_what_its_authors_recommend(estimators, either, monkeypatch):
     from pytabkit.models.alg_interfaces import tabm_interface
     nets, steps, real = [], [], tabm_interface.Model
@@ -493,6 +498,7 @@ def test_tabm_learns_also_without_numbers_or_categories(either):
         else: assert np.mean((pred[:, 0]-y)**2) < .7*np.var(y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [dict(k=2), dict(n_blocks=1), dict(d_block=8), dict(dropout=.5), dict(bins=0),
                                     dict(d_embedding=8), dict(max_epochs=1), dict(lr=.03), dict(wd=3.), dict(bs=32),
                                     dict(patience=0)], ids=str)
@@ -631,6 +637,7 @@ def test_native_categories_split_where_codes_cannot(name):
     assert not np.allclose(native, codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [o for o in single if getattr(METHODS[o].fit, 'func', None) is fit_trees])
 def test_trees_learn(name, either):
     need(name)

@@ -31,6 +31,7 @@ def orange(ax):
     return image[..., 0] > image[..., 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask', ['trainable', 'frozen'])
 def test_masks_of_a_plain_learner_with_the_callback(dls, mask):
     learn = fit(tabular_learner(dls, layers=[30, 20], cbs=DropConnectCallback(weight_p=.3, mask=mask)))
@@ -40,6 +41,7 @@ def test_masks_of_a_plain_learner_with_the_callback(dls, mask):
     assert orange(axs[1]).mean() == .3
 
 
+@pytest.mark.slow
 def test_masks_of_each_member(dls):
     learn = dropconnect_learner(dls, layers=[30, 20], members=3, weight_p=[.2, .5], n_bins=8)
     seen = []
@@ -67,6 +69,7 @@ def test_larger_weights_are_darker(dls):
     assert image.sum(-1)[keep.numpy()].min() == image[u, i].sum()
 
 
+@pytest.mark.slow
 def test_given_axes_are_drawn_on(dls):
     learn = fit(dropconnect_learner(dls, layers=[30], members=2, weight_p=.5))
     for plot, n in ((learn.plot_masks, 1), (learn.plot_regrowth, 1), (learn.plot_members, 2)):

@@ -107,6 +107,7 @@ def test_a_net_for_several_labels_has_their_entropy():
     assert torch.allclose(d.entropy, -(p*p.log() + (1-p)*(1-p).log()).sum(1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_answers_are_steadier(learn):
     def wobble(n): return torch.stack([dist(learn, n=n, seed=s).mean for s in range(6)]).std(0).mean()
     assert 2*wobble(64) < wobble(2)

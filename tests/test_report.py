@@ -169,6 +169,7 @@ def test_seeds_are_drawn_together_for_both_arms():
     assert paired_interval(a, runs('b', np.repeat((errors_a[:, None]+1)**2, 20, 1))) == pytest.approx((-1, -1, -1))
 
 
+@pytest.mark.slow
 def test_the_interval_of_many_rows_is_the_normal_one():
     rng = np.random.default_rng(0)
     a, b = rng.exponential(size=(2, 1500))
@@ -400,6 +401,7 @@ def test_the_report_is_written_beside_the_runs_and_can_be_made_again(folder):
     assert report(folder) == text
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_files_gives_the_same_report(folder, tmp_path):
     text = report(folder)
     shutil.copytree(folder, tmp_path/'elsewhere', ignore=shutil.ignore_patterns('*.md', '*.png'))
@@ -445,6 +447,7 @@ def test_the_title_says_which_table(folder, monkeypatch):
     assert seen == ['shops, split random']*4 and outputs(folder) == ['table.md']
 
 
+@pytest.mark.slow
 def test_a_report_that_is_stopped_leaves_nothing_half_written(folder, monkeypatch):
     report(folder)
     before = {o: (folder/o).read_bytes() for o in OUTPUTS}
@@ -457,6 +460,7 @@ def test_a_report_that_is_stopped_leaves_nothing_half_written(folder, monkeypatc
     assert not list(folder.glob('.*'))
 
 
+@pytest.mark.slow
 def test_figures_are_closed(folder):
     import matplotlib.pyplot as plt
     plt.close('all')
@@ -464,6 +468,7 @@ def test_figures_are_closed(folder):
     assert not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_main_takes_several_folders(folder, tmp_path, capsys):
     write_run(tmp_path/'other', 'dense', 0, 1.)
     main([str(folder), str(tmp_path/'other')])
@@ -472,6 +477,7 @@ def test_main_takes_several_folders(folder, tmp_path, capsys):
     assert out.index(str(folder)) < out.index(str(tmp_path/'other'))
 
 
+@pytest.mark.slow
 def test_main_with_a_bad_folder(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as e: main([str(folder), str(tmp_path/'nowhere')])
     err = capsys.readouterr().err

@@ -115,6 +115,7 @@ def test_masks_of_the_callback(mask):
     assert_agree(fitted(make_dls(), tabular_learner, cbs=DropConnectCallback(mask=mask)), x_df())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('members', [1, 3])
 @pytest.mark.parametrize('y', ['cheap', 'price'])
 def test_one_logit(y, members):
@@ -134,6 +135,7 @@ def test_y_range():
         assert_agree(learn, x_df())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(weight=torch.tensor([1., 5., 2.])),
                                   LabelSmoothingCrossEntropyFlat(eps=.2)], ids=['weights', 'smoothing'])
 @pytest.mark.parametrize('members', [1, 3])
@@ -153,6 +155,7 @@ def test_loaders_of_both_kinds(): assert_agree(fitted(fast_dls(make_dls('band'))
 def test_no_categories_or_no_numbers(kwargs): assert_agree(fitted(make_dls(**kwargs)), x_df())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('procs, cat', [([], []), ([Normalize], []), ([Categorify], ['shop', 'day']),
                                         ([Categorify, Normalize], ['shop']), ([Categorify, FillMissing], ['shop'])])
 def test_procs_that_are_left_out(procs, cat): assert_agree(fitted(dls_of(make_df(), cat=cat, procs=procs)), x_df())
@@ -315,6 +318,7 @@ def test_a_row_is_answered_as_a_table_of_one_row():
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [dict(), dict(add_col=False), dict(fill_strategy=FillStrategy.mode),
                                     dict(fill_strategy=FillStrategy.constant, fill_vals=dict(size=5.))],
                          ids=['median', 'no column', 'mode', 'constant'])
@@ -508,6 +512,7 @@ def test_other_learners():
 
 # --- on its own -----------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y', ['price', 'band'])
 @pytest.mark.parametrize('fast', [False, True])
 def test_a_loaded_learner(tmp_path, y, fast):
@@ -531,6 +536,7 @@ def test_a_row_with_its_target():
     assert 'price' in row and np.array_equal(answer(row), answer(row.drop('price')))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TASKS)
 def test_the_pickle_answers_the_same(name):
     y, kwargs = TASKS[name]
@@ -574,6 +580,7 @@ def marked(n):
     return pickle.dumps(learn.predictor())
 
 
+@pytest.mark.slow
 def test_nothing_of_the_training_is_carried_along():
     small, large = marked(400), marked(4000)
     for o in (small, large): assert b'do-not-tell' not in o and b'keep-quiet' not in o

@@ -73,6 +73,7 @@ def test_targets_that_float32_cannot_hold(factor, place):
     assert np.allclose((mean-p)/factor, 0, atol=1e-3) and 0 < (std/factor).mean() < 1
 
 
+@pytest.mark.slow
 def test_targets_that_float32_holds_are_left_alone():
     df, y = rows()
     for o in (y, y+1e3, y*1e9):
@@ -294,8 +295,7 @@ def test_one_class_is_an_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('members', [1, 3])
-@pytest.mark.parametrize('cls', BOTH)
+@pytest.mark.parametrize('cls, members', [(DropConnectRegressor, 1), (DropConnectClassifier, 1), (DropConnectRegressor, 3)])
 def test_weights_of_rows(cls, members):
     "Two kinds of rows that contradict each other: the heavier ones win, and those of weight 0 are not seen"
     df, y = rows(600)
@@ -351,6 +351,7 @@ def test_the_best_epoch_is_kept(cls):
     assert len(seen) == 8
 
 
+@pytest.mark.slow
 def test_where_validation_rows_come_from():
     df, y = rows()
     def valid(X_val=None, y_val=None, **kwargs):
@@ -462,6 +463,7 @@ def test_copies_and_files(cls, tmp_path):
     assert not hasattr(clone(est), 'learner_') and clone(est).get_params() == est.get_params()
 
 
+@pytest.mark.slow
 def test_more_training_counts_at_once():
     df, y = rows()
     est = make(n_epoch=1).fit(df, y)
@@ -491,6 +493,7 @@ def test_pipeline_and_stack():
     assert dict(zip(df, found))['size'] > dict(zip(df, found))['sold'] + .1
 
 
+@pytest.mark.slow
 @side_by_side
 def test_two_processes():
     df, y = rows()
@@ -498,6 +501,7 @@ def test_two_processes():
     assert np.allclose(scores, cross_val_score(make(n_epoch=2), df, y, cv=2))
 
 
+@pytest.mark.slow
 def test_arrays_have_columns_as_well():
     df, y = rows()
     X = df[['size', 'age']].assign(code=np.arange(300) % 4).astype(object).to_numpy()
@@ -582,6 +586,7 @@ def test_missing_labels_are_an_error():
     with pytest.raises(ValueError, match="y has 3 missing labels: leave out their rows"): make(BOTH[1]).fit(df, labels)
 
 
+@pytest.mark.slow
 def test_the_loss_of_torch_does_for_classes():
     df, y = rows(200)
     labels = target(DropConnectClassifier, y)
@@ -597,6 +602,7 @@ def test_a_loss_with_other_units_says_so():
         make(loss_func=torch.nn.PoissonNLLLoss()).fit(df, y.abs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_rows_with_names_and_without_go_by_their_places(cls):
     "What SHAP, LIME and partial dependence do"
@@ -670,6 +676,7 @@ def test_what_nearly_is_a_number_is_said(other):
         assert TableColumns(df).kinds == {'x': 'category'}
 
 
+@pytest.mark.slow
 def test_truth_values_may_come_as_numbers():
     df, y = rows(200)
     df = df.assign(new=df['size'] > 0)
@@ -686,6 +693,7 @@ def test_an_id_gets_a_small_embedding_and_is_said():
     assert [e.embedding_dim for e in est.learner_.model.embeds][list(est.learner_.dls.cat_names).index('id')] == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cls', BOTH)
 def test_predictions_do_not_depend_on_the_order_of_rows(cls):
     "To the digit that scikit-learn's own check asks for, with the defaults and any number of rows"

@@ -51,6 +51,7 @@ def test_columns_leave_out_the_target_and_what_tells_it(name, folder):
     assert table.df[varied].corrwith(y).abs().max() < .9
 
 
+@pytest.mark.slow
 def test_a_net_can_be_fitted(name, folder):
     table = load_table(name, folder)
     step = max(1, len(table.df)//400)
