@@ -7,7 +7,6 @@ __all__ = ['how_to_read', 'read_text', 'TableColumns', 'FillGaps']
 
 # %% ../nbs/09_frame.ipynb #f1a8887b
 import re, warnings
-from dataclasses import dataclass, field
 
 import numpy as np, pandas as pd
 from fastai.tabular.core import FillMissing, add_datepart, cont_cat_split

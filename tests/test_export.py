@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CategoryBlock, FillMissing, Learner, MSELossFlat,
+from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, Learner, MSELossFlat,
                                 MultiCategoryBlock, Normalize, TabularModel, tabular_learner)
 from helpers import make_df, make_dls, root
 from test_serve import assert_agree, assert_close, dls_of, fitted, gappy, with_kind, x_df

@@ -56,7 +56,7 @@ class Column:
     def late(self, dense):
         if self.door == 'callback': return self.watched(dense.add_cb(self.callback()))
         learn = self.learner(dense.dls)
-        if isinstance(learn.model, DropConnectTabularModel) and learn.model.members == 1:
+        if learn.model.members == 1:  # members have no dense net to go on from
             dense.save('dense')
             learn.load('dense')
         return learn
