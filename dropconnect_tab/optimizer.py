@@ -23,7 +23,7 @@ class _FusedAdam(Optimizer):
         res = defaultdict(list)
         for i,params in enumerate(self.param_lists):
             for p in params:
-                if p.grad is None: continue
+                if p.grad is None or not p.requires_grad: continue
                 state = self.state[p]
                 if 'step' not in state:
                     state.update(grad_avg=torch.zeros_like(p.grad), sqr_avg=torch.zeros_like(p.grad), step=0)
@@ -41,11 +41,6 @@ class _FusedAdam(Optimizer):
                   beta2=h['sqr_mom'], lr=h['lr'], weight_decay=h['wd'] if do_wd else 0., eps=h['eps'])
             for o in states: o['step'] += 1
 
-    def zero_grad(self):
-        # None, as in PyTorch: zeros would take memory beside the gradients of the next pass
-        for params in self.param_lists:
-            for p in params: p.grad = None
-
 # %% ../nbs/07_optimizer.ipynb #0f5e0707
 @delegates(Adam)
 def FusedAdam(
@@ -53,7 +48,7 @@ def FusedAdam(
     lr:float, # Default learning rate
     **kwargs
 ) -> Optimizer: # With fastai's own steps where `decouple_wd=False`, which the kernel does not know
-    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass; a parameter without a gradient rests"
+    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass; a frozen parameter rests"
     opt = Adam(params, lr, **kwargs)
     if kwargs.get('decouple_wd', True): opt.__class__ = _FusedAdam
     return opt

@@ -1,7 +1,7 @@
 "`FusedAdam` takes fastai's own steps."
 import pytest
 import torch
-from fastai.tabular.all import Adam, set_seed, tabular_learner, trainable_params
+from fastai.tabular.all import Adam, Callback, set_seed, tabular_learner, trainable_params
 from helpers import make_dls
 from torch import nn
 
@@ -80,7 +80,7 @@ def test_what_has_no_gradient_is_left_alone():
         if i < 2: assert torch.equal(net[1].weight, before)
         opt.step()
         opt.zero_grad()
-    assert net[0].weight.grad is None and not torch.equal(net[1].weight, before)
+    assert not net[0].weight.grad.any() and not torch.equal(net[1].weight, before)
     assert (opt.state[net[0].weight]['step'], opt.state[net[1].weight]['step']) == (3, 1)
     with pytest.raises(NotImplementedError, match='closure'): opt.step(lambda: None)
 
@@ -101,14 +101,33 @@ def test_on_a_gpu(tmp_path):
     assert_alike(trained(FusedAdam, dls).model, trained(Adam, dls).model)
 
 
-def test_a_parameter_without_a_gradient_rests():
+def test_a_frozen_parameter_rests():
     "One that is frozen after some steps stays where it is; momentum and weight decay do not move it"
     a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
     opt = FusedAdam([[a, b]], lr=.1, wd=.1)
     (a.sum() + b.sum()).backward()
     opt.step()
     opt.zero_grad()
-    moved = b.detach().clone()
+    a_before, b_before = a.detach().clone(), b.detach().clone()
+    b.requires_grad_(False)
     a.sum().backward()
     opt.step()
-    assert a.grad is not None and torch.equal(b, moved) and not torch.equal(a, b)
+    assert torch.equal(b, b_before) and not torch.equal(a, a_before)
+
+
+def test_a_callback_finds_the_gradients_that_fastai_leaves(dls):
+    def seen(opt_func):
+        res = {}
+
+        class Look(Callback):
+            def look(self): return [p.grad.abs().sum().item() for p in self.model.parameters()]
+            def before_step(self): res['before_step'] = self.look()
+            def after_batch(self):
+                if self.training: res['after_batch'] = self.look()
+        set_seed(0)
+        learn = tabular_learner(dls, layers=[20], opt_func=opt_func, cbs=Look())
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return res
+    ours, fastais = seen(FusedAdam), seen(Adam)
+    assert ours['after_batch'] == fastais['after_batch'] == [0.]*len(ours['after_batch'])
+    assert any(ours['before_step'])
