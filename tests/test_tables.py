@@ -242,7 +242,7 @@ def test_what_has_to_be_said(tmp_path, key, match):
 
 
 def test_files_that_are_not_there(read, tmp_path):
-    with pytest.raises(ValueError, match="no.toml does not exist: give a TOML file that describes a table"):
+    with pytest.raises(ValueError, match="no.toml does not exist: give a TOML file that describes a dataset"):
         read_table(tmp_path/'no.toml')
     with pytest.raises(ValueError, match="gone.csv is not a file: correct 'path' in .*my houses.toml"):
         read(path='gone.csv')

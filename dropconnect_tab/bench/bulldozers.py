@@ -15,6 +15,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np, pandas as pd
 from fastai.tabular.core import add_datepart
 
+from .files import home_path
 from .tables import Table
 from ..checks import check_choice
 
@@ -104,7 +105,7 @@ def load_bulldozers(
     verbose:bool=True, # Print one line of what was found?
 ) -> pd.DataFrame: # The 53 columns; `saledate` as dates, `SalePrice` in dollars
     "Read and check the Bulldozers table"
-    path = Path(path).expanduser()
+    path = home_path(path)
     file,raw = _unwrap(found := _in_folder(path), found.read_bytes())
     df = _parse(file, raw)
     df = df.assign(saledate=_dates(df.saledate, file), SalePrice=_prices(df.SalePrice, file))

@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import first
 from matplotlib.ticker import MaxNLocator
 
-from .files import read_arrays, write_whole
-from .runs import errors, measure_of, read_runs, row_losses, runs_file
+from .files import home_path, write_whole
+from .runs import errors, measure_of, read_preds, read_runs, row_losses, runs_file
 from .methods import METHODS
 
 # %% ../../nbs/bench/06_report.ipynb #4c6dc575
@@ -24,8 +24,9 @@ def read_results(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> list: # One dict for each run: its line, with 'losses' and 'group' of the rows where there are predictions
     "Read the runs in `folder`; a `ValueError` that names a line which does not belong to the others"
-    arrays = read_arrays(Path(folder)/'preds.npz')
-    return [_with_losses(folder, res, arrays) for res in read_runs(folder)]
+    results = read_runs(folder)
+    arrays = read_preds(folder, measure_of(results[0]))
+    return [_with_losses(folder, res, arrays) for res in results]
 
 def _with_losses(folder, res, arrays):
     "`res` with its rows' losses, where `arrays` have its predictions; a `ValueError` if they do not fit to it"
@@ -172,7 +173,7 @@ def plot_arms(
 # %% ../../nbs/bench/06_report.ipynb #7d1a0005
 def _plot_key(results, key, title, ylabel):
     "What arms logged as `key` after each epoch: means over seeds, and seeds as thin lines; None where none did"
-    runs = {k:v for k,v in _by_arm(results).items() if all(len(r.get(key, [])) for r in v)}
+    runs = {k:v for k,v in _by_arm(results).items() if v[0].get(key) and len({len(r.get(key, [])) for r in v}) == 1}
     if not runs: return None
     fig,ax = _figure(title, 'epoch', ylabel, (8,4.5))
     for i,(arm,v) in enumerate(runs.items()):
@@ -212,7 +213,8 @@ def _weight_p_lines(runs):
     lines = {}
     for arm,v in runs.items():
         name = ','.join(o for o in arm.split(',') if not o.startswith('weight_p='))
-        if v[0]['params'].get('weight_p'): lines.setdefault(name, []).append(v)
+        p = v[0]['params'].get('weight_p')
+        if p and isinstance(p, float): lines.setdefault(name, []).append(v)
     return {k:v for k,v in lines.items() if len({r[0]['params']['weight_p'] for r in v}) > 1}
 
 def plot_weight_p(
@@ -243,7 +245,7 @@ def report(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> str: # Markdown, as `format_summary` makes it
     "Write what the runs in `folder` say beside them, as Markdown and plots, and return the summary"
-    folder,results = Path(folder),read_results(folder)
+    folder,results = home_path(folder),read_results(folder)
     summary = format_summary(summarise(results), compare(results))
     for name,text in (('table',summary), ('settings',format_settings(results))):
         path = folder/f'{name}.md'

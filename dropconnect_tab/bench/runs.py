@@ -10,14 +10,15 @@ import json, platform, sys, warnings
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count
-from pathlib import Path
+from numbers import Real
 
 from fastai.tabular.all import *
 from fastcore.basics import chunked
 from fastprogress.fastprogress import IN_NOTEBOOK, ProgressBar, progress_bar
 from joblib import Parallel, delayed, effective_n_jobs
 
-from .files import lock_folder, read_arrays, read_jsonl, write_arrays, write_jsonl
+from .files import (
+    damaged_arrays, home_path, lock_folder, read_arrays, read_jsonl, write_arrays, write_jsonl)
 from .methods import METHODS, Method
 from .tables import Table
 
@@ -49,24 +50,41 @@ def measure_of(
 # %% ../../nbs/bench/05_runs.ipynb #6bd0d6fd
 def table_folder(out, name, split):
     "Where the results on a table are kept, in the folder `out` of all results"
-    return Path(out)/f'{name}-{split}'
+    return home_path(out)/f'{name}-{split}'
 
-def runs_file(folder): return Path(folder)/'runs.jsonl'
+def runs_file(folder): return home_path(folder)/'runs.jsonl'
 
-def preds_file(folder): return Path(folder)/'preds.npz'
+def preds_file(folder): return home_path(folder)/'preds.npz'
 
 # %% ../../nbs/bench/05_runs.ipynb #5a110001
+_HAS = dict(arm=str, seed=int, dataset=str, split=str, seconds=Real, params=dict)  # what a line needs
+_MAY_HAVE = dict(rmse=Real, logloss=Real, accuracy=Real, zeros=Real, curve=list, regrowth=list, search=dict)
+
+def _is(v, kind):
+    "Is a value of a line of a kind, and what is in it?"
+    if isinstance(v, bool) or not isinstance(v, kind): return False
+    return all(_is(o, Real) for o in (v if kind is list else ()))
+
+def _why_no_run(row):
+    "What is wrong with a line, None if it is a run's"
+    for k,kind in {**_HAS, **_MAY_HAVE}.items():
+        if k in row and not _is(row[k], kind): return f'{k}={row[k]!r:.60}'
+        if k in _HAS and k not in row: return f'no {k!r}'
+    if not (row.keys() & {'rmse','logloss'}): return "no 'rmse' or 'logloss'"
+    if 'data' not in row['params']: return "no 'data' in params"
+    found = row.get('search')
+    if found is not None and not all(_is(found.get(k), Real) for k in ('tried','error')): return f'search={found!r:.60}'
+
 def _read_lines(folder):
     "The runs of a folder in the order of their lines; a `ValueError` that names a line which is none"
-    file,seen,data = runs_file(folder),set(),None
+    file,seen,first = runs_file(folder),set(),None
     rows = read_jsonl(file)
     for i,row in enumerate(rows, 1):
-        try: key,made_from,_ = (row['arm'],row['seed']),row['params']['data'],row[measure_of(row)]
-        except (KeyError, TypeError) as e:
-            why = f'{type(e).__name__}: {e}'
-            raise ValueError(f"{file}, line {i} holds no run ({why}): remove it, and run again") from e
+        if why := _why_no_run(row):
+            raise ValueError(f"{file}, line {i} holds no run ({why}): remove it, and run again")
+        key,made_from = (row['arm'],row['seed']),(row['params']['data'],measure_of(row))
         if key in seen: raise ValueError(f"{file}, line {i} has {key[0]}, seed {key[1]} again: remove one of the lines")
-        if (data := data or made_from) != made_from: raise ValueError(
+        if (first := first or made_from) != made_from: raise ValueError(
             f"{file}, line {i} was made from other rows or columns than line 1: move one of them to another folder")
         seen.add(key)
     return rows
@@ -79,6 +97,25 @@ def read_runs(
     if not rows: raise ValueError(f"{folder} has no results: give the folder of a table and split, such as "
                                   "runs/bulldozers-2012, with a runs.jsonl")
     return sorted(rows, key=lambda o: (o['arm'], o['seed']))
+
+# %% ../../nbs/bench/05_runs.ipynb #5a110013
+def _fits(name, a, y, measure):
+    "Can an array be what its name says, beside the target `y`?"
+    if a.dtype.kind not in 'iuf' or a.shape[:1] != y.shape or not a.size: return False
+    if name == 'y': return measure=='rmse' or (a.dtype.kind in 'iu' and a.min() >= 0)
+    if name == 'group': return a.ndim == 1
+    return a.ndim == 2 and (a.shape[1] == 1 if measure=='rmse' else a.shape[1] > y.max())
+
+def read_preds(folder, measure, n_rows=None):
+    "The arrays of a folder by their names; a `ValueError` that names one that does not fit to its target, or `n_rows`"
+    arrays = read_arrays(file := preds_file(folder))
+    if not arrays: return {}
+    if 'y' not in arrays: raise damaged_arrays(file, "no array 'y'")
+    for k in ('y', *arrays):
+        if not _fits(k, arrays[k], arrays['y'], measure): raise damaged_arrays(
+            file, f"{k!r} has shape {arrays[k].shape} and type {arrays[k].dtype}, 'y' {arrays['y'].shape}")
+    if n_rows not in (None, len(arrays['y'])): raise damaged_arrays(file, f"{len(arrays['y'])} rows, not {n_rows}")
+    return arrays
 
 # %% ../../nbs/bench/05_runs.ipynb #5a110003
 def _made_by(method, device):
@@ -107,10 +144,11 @@ def fit_one(method, table, seed, device=None, tick=None):
 class _Runs:
     "The runs of a table in their folder: what is there, and the only way to add to it"
     def __init__(self, folder, table, may_diverge=False):
-        self.folder,self.table,self.data,self.may_diverge = Path(folder),table,table.fingerprint,may_diverge
+        self.folder,self.table,self.data,self.may_diverge = home_path(folder),table,table.fingerprint,may_diverge
         self.lines = {(o['arm'],o['seed']):o for o in _read_lines(folder)}
         for (arm,seed),o in self.lines.items(): self.find(arm, seed, o['params'])
-        there = read_arrays(preds_file(folder))
+        measure,n_rows = 'logloss' if table.classes else 'rmse',len(table.test_idx) if self.lines else None
+        there = read_preds(folder, measure, n_rows)
         known = {'y', 'group', *(f'{arm}/{seed}' for arm,seed in self.lines)} if self.lines else set()
         self.arrays = {k:v for k,v in there.items() if k in known}
         if len(self.arrays) < len(there): write_arrays(preds_file(folder), self.arrays)  # killed before their line

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from fastcore.meta import delegates
 
 from .bulldozers import COLUMNS
-from .files import write_whole
+from .files import home_path, write_whole
 
 # %% ../../nbs/bench/03_synthetic.ipynb #2744894c
 # Description, share of sales, log price of the smallest and of the largest class when new, yearly loss, class, its ends
@@ -159,7 +159,7 @@ def write_synthetic(
     **kwargs
 ) -> Path: # `path`
     "Write `synthetic_sales` to a file that `load_bulldozers` reads"
-    path = Path(path)
+    path = home_path(path)
     if path.suffix.lower() not in ('.zip','.csv'):
         raise ValueError(f"{path} ends in {path.suffix!r}: give a path that ends in '.zip' or '.csv'")
     raw = synthetic_sales(n, seed, **kwargs).to_csv(index=False, lineterminator='\r\n', float_format='%.0f').encode()

@@ -9,12 +9,12 @@ __all__ = ['tables', 'Table', 'table_dls', 'load_table', 'read_table']
 import hashlib, warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np, pandas as pd, sklearn.datasets
 from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularPandas
 from fastai.tabular.core import cont_cat_split
 
+from .files import home_path, read_csv, read_description
 from ..checks import check_choice
 from ..data import TabTensorDL, batch_size
 from ..frame import FillGaps
@@ -119,9 +119,9 @@ def table_dls(
 
 # %% ../../nbs/bench/01_tables.ipynb #44fbc30f
 def _read(folder, name):
-    path = Path(folder)/name
+    path = home_path(folder)/name
     if not path.exists(): raise ValueError(f"{path} does not exist: give the folder that holds {name}")
-    return pd.read_csv(path)
+    return read_csv(path)
 
 def _table(name, split, df, y_name, cont_names, test, times=None):
     "A `Table` of `df` whose rows are tested on where `test` is True; what is not among `cont_names` is a category"
@@ -178,48 +178,12 @@ def load_table(
         raise ValueError(f"{name} is in a file: give the folder that holds it")
     return make(folder)
 
-# %% ../../nbs/bench/01_tables.ipynb #36bf0104
-_KEYS = dict(path=(str, '"houses.csv"'), target=(str, '"price"'), split=((float,str), '"sold", or 0.2'),
-             drop=(list, '["id"]'), categorical=(list, '["zip"]'), continuous=(list, '["area"]'),
-             name=(str, '"houses"'))
-
-def _read_toml(file):
-    if not file.exists(): raise ValueError(f"{file} does not exist: give a TOML file that describes a table")
-    try: import tomllib
-    except ModuleNotFoundError: import tomli as tomllib  # Python 3.10
-    try: return tomllib.loads(file.read_text(encoding='utf-8'))
-    except tomllib.TOMLDecodeError as e: raise ValueError(f"{file} is not TOML: {e}") from e
-
-def _description(file):
-    "What the TOML file says, checked, and what it leaves unsaid"
-    spec = _read_toml(file)
-    for k,v in spec.items():
-        if k not in _KEYS: raise ValueError(f"{file} has {k!r}: its keys are {', '.join(_KEYS)}")
-        kind,example = _KEYS[k]
-        if not isinstance(v, kind): raise ValueError(
-            f"{file} has {k}={v!r}: give {'a list' if kind is list else 'a string'}, such as {example}")
-    for k in ('path','target'):
-        if k not in spec: raise ValueError(f"{file} lacks {k!r}")
-    spec = {'split':.2, 'drop':[], 'categorical':[], 'continuous':[], 'name':file.stem, **spec}
-    split = spec['split']
-    if isinstance(split, float) and not 0 < split < 1:
-        raise ValueError(f"split={split!r}: give a fraction between 0 and 1, or a column")
-    if twice := [o for o in spec['categorical'] if o in spec['continuous']]:
-        raise ValueError(f"{file} has {twice[0]!r} as categorical and as continuous: choose one")
-    return spec
-
 # %% ../../nbs/bench/01_tables.ipynb #106fdb82
-def _read_rows(path, spec, file):
-    "The rows of the CSV at `path`, which have all columns that `spec` names"
-    if not path.is_file(): raise ValueError(f"{path} is not a file: correct 'path' in {file}")
-    try: df = pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError) as e: raise ValueError(f"{path} is not a CSV: {str(e).strip()}") from e
-    y,split = spec['target'],spec['split']
-    by_column = [split] if isinstance(split, str) else []
-    for o in (y, *spec['drop'], *spec['categorical'], *spec['continuous'], *by_column):
-        if o not in df: raise ValueError(f"{path} has no column {o!r}: it has {', '.join(map(repr, df.columns))}")
-    if not len(df): raise ValueError(f"split={split!r} leaves 0 rows of {path} to train on, 0 to test")
-    if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {path}")
+def _read_rows(spec):
+    "The rows of the CSV that `spec` describes"
+    df,y,split = read_csv(spec['path']),spec['target'],spec['split']
+    if not len(df): raise ValueError(f"split={split!r} leaves 0 rows of {spec['path']} to train on, 0 to test")
+    if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {spec['path']}")
     return df.astype({y:str}) if y in spec['categorical'] else df  # classes that are written as numbers
 
 # %% ../../nbs/bench/01_tables.ipynb #384226c7
@@ -256,11 +220,9 @@ def read_table(
     file, # TOML file that describes a CSV
 ) -> Table:
     "The table that a file describes; a `ValueError` that names what is wrong with it"
-    file = Path(file)
-    spec = _description(file)
-    path = file.parent/spec['path']
-    df = _read_rows(path, spec, file)
-    y,split = spec['target'],spec['split']
+    spec = read_description(file)
+    df = _read_rows(spec)
+    path,y,split = (spec[k] for k in ('path','target','split'))
     train,test,times = _split(df, split, path)
     if times is not None and not pd.api.types.is_numeric_dtype(times):
         df[split] = (times-times.min())/pd.Timedelta(days=1)
