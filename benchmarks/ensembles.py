@@ -24,7 +24,7 @@ from fastprogress.fastprogress import progress_bar
 from memory import added_mb
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.optimizer import FusedAdam
@@ -42,7 +42,7 @@ MASKED = dict(weight_p=.5)
 
 def fit_of(name, *settings, **more):
     "The fit of a method with settings"
-    return Method(name, {k: v for o in (*settings, more) for k, v in o.items()}).fit
+    return METHODS[name].variant(**{k: v for o in (*settings, more) for k, v in o.items()}).fit
 
 
 pairs = {

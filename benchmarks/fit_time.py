@@ -22,7 +22,7 @@ from fastprogress.fastprogress import progress_bar
 from files import markdown
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.tables import Table
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
@@ -40,9 +40,9 @@ def wide(n, rows=6000):
 def fits_of(bs):
     "The fits that stand side by side"
     common = dict(epochs=1, bs=bs)
-    return {'fastai': Method('fastai', common).fit,
-            'default': Method('default', dict(common, loader='fastai')).fit,
-            'default, TabTensorDL': Method('default', dict(common, loader='tensors')).fit}
+    return {'fastai': METHODS['fastai'].variant(**common).fit,
+            'default': METHODS['default'].variant(**common, loader='fastai').fit,
+            'default, TabTensorDL': METHODS['default'].variant(**common, loader='tensors').fit}
 
 
 def main():

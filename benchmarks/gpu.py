@@ -29,7 +29,7 @@ from speed import BS, LAYERS, ROWS, drain, epoch, interleaved, quiet, stock, syn
 
 from dropconnect_tab.all import dropconnect_learner, fast_dls, only_masks
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import METHODS, Method, y_limits
+from dropconnect_tab.bench.methods import METHODS, y_limits
 from dropconnect_tab.bench.tables import table_dls
 
 TOTAL = 480  # seconds of all parts
@@ -198,7 +198,7 @@ def memory(kit, limit):
 def experiment(kit, limit):
     "One seed, few epochs: the order of the arms is no result"
     # Those that can take the fast loader do, and come first
-    nets = [o for o, recipe in METHODS.items() if {'epochs', 'bs'} <= recipe.examples.keys() and not recipe.parts]
+    nets = [k for k, o in METHODS.items() if {'epochs', 'bs'} <= o.examples.keys() and not o.parts]
     fast = [o for o in nets if 'loader' in METHODS[o].examples]
     deadline = time.perf_counter()+limit
     for name in [*fast, *(o for o in nets if o not in fast)]:
@@ -207,7 +207,7 @@ def experiment(kit, limit):
             loader = 'tensors' if name in fast else 'fastai'
             settings = dict(epochs=1 if kit.small else 2, bs=BS, **({'loader': loader} if name in fast else {}))
             if kit.small and 'layers' in METHODS[name].examples: settings['layers'] = tuple(kit.layers)
-            found = Method(name).with_shared(**settings).fit(kit.table, 0, kit.device)
+            found = METHODS[name].with_shared(**settings).fit(kit.table, 0, kit.device)
         except TimeoutError:
             deadline = 0  # the others are named, too
             yield [name, '', '', 'not run: no time left']
@@ -215,7 +215,7 @@ def experiment(kit, limit):
         else:
             error = found['pred'][:, 0]-kit.table.targets(kit.table.test_idx)
             yield [name, round(float((error**2).mean()**.5), 4), round(found['seconds'], 2), f'{loader} loader']
-    for name in (o for o, recipe in METHODS.items() if recipe.authors):
+    for name in (k for k, o in METHODS.items() if o.authors):
         yield [name, '', '', 'left out: as its authors advise, it trains for hundreds of epochs']
 
 

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
 from dropconnect_tab.bench.runs import measure_of, run_methods, table_folder
 from dropconnect_tab.bench.tables import load_table, tables
@@ -51,7 +51,7 @@ def main():
     folders = list(args.others)
     for name in args.tables:
         table = load_table(name, args.folder)
-        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
+        run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
                     bs=256, layers=(200, 100), n_blocks=2, d_block=256, bins=0)
         folders.append(table_folder(args.out, table.name, table.split))
         report(folders[-1])

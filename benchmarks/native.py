@@ -18,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 from files import markdown, once
 
 from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.bench.tables import Table
 
@@ -40,7 +40,7 @@ def codes(folder):
 
 def fit(table, name, native, seed):
     "Error and seconds of one fit"
-    found, measure = Method(name, dict(native=native)).fit(table, seed), 'logloss' if table.classes else 'rmse'
+    found, measure = METHODS[name].variant(native=native).fit(table, seed), 'logloss' if table.classes else 'rmse'
     error = errors(found['pred'], table.targets(table.test_idx), measure)[measure]
     return dict(error=error, seconds=round(found['seconds'], 1))
 

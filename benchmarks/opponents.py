@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import report
 from dropconnect_tab.bench.runs import run_methods, table_folder
 from dropconnect_tab.bench.tables import load_table
@@ -42,7 +42,7 @@ def main():
     args = p.parse_args()
     for name in ('california', 'adult'):
         table = few(load_table(name, args.folder), args.rows, args.rows)
-        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
+        run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
         print(report(table_folder(args.out, table.name, table.split)), '\n')
 
 

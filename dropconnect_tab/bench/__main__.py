@@ -1,4 +1,4 @@
-"The three commands, also without their installed scripts: `python -m dropconnect_tab.bench bulldozers|arena|report ...`"
+"The three commands, also without installed scripts: `python -m dropconnect_tab.bench bulldozers|arena|report ...`"
 import sys
 
 from .files import read_description

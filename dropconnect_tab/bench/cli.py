@@ -21,7 +21,7 @@ from .tables import load_table, read_table, tables
 
 # %% ../../nbs/bench/07_cli.ipynb #5e7f66e9
 _HOW_TO_READ = """\
-The best arm comes first. Behind an arm's difference from another stands its 95% interval, by a bootstrap
+The best method comes first. Behind a method's difference from another stands its 95% interval, by a bootstrap
 over seeds and rows; it is bold where the interval excludes zero."""
 
 _MADE_UP = """What made-up sales can show is what masks do to the weights, not which net is better:"""
@@ -48,14 +48,14 @@ def check_settings(methods, shared):
     "A `ValueError` that names a setting in `shared` which none of the methods has"
     known = {k for o in methods for k in o.takes}
     for k in shared:
-        if k not in known: raise ValueError(f"no arm of {', '.join(o.label for o in methods)} has a setting {k!r}: "
+        if k not in known: raise ValueError(f"no method of {', '.join(o.label for o in methods)} has a setting {k!r}: "
                                             f"choose some of {', '.join(sorted(known))}")
 
-def _run_and_report(load, arms, shared, seeds, out, device, search, jobs):
-    """Run the `arms`, methods or their names, on the table that `load()` returns, with settings that its size asks for
+def _run_and_report(load, methods, shared, seeds, out, device, search, jobs):
+    """Run methods, or those with these names, on the table that `load()` returns, with settings that its size asks for
     and the title of its errors (None: its rows are made up, and errors say nothing)"""
     device = check_device(device)
-    methods = [o if isinstance(o, Method) else read_method(o) for o in arms]
+    methods = [o if isinstance(o, Method) else read_method(o) for o in methods]
     check_experiment(methods, seeds, search, jobs)
     check_settings(methods, shared)
     methods = [o.with_shared(**shared) for o in methods]
@@ -72,18 +72,19 @@ def _run_and_report(load, arms, shared, seeds, out, device, search, jobs):
     return results
 
 # %% ../../nbs/bench/07_cli.ipynb #7a7a0004
-def run_parser(prog, description, arms):
-    "A parser with the options of every command that runs arms, by default these"
+def run_parser(prog, description, methods):
+    "A parser with the options of every command that runs methods, by default these"
     p = argparse.ArgumentParser(prog, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=
-        f"{description} Arms: {', '.join(METHODS)}; variants such as trainable,weight_p=0.8")
-    p.add_argument('--arms', nargs='+', default=arms, metavar='ARM', help="what to compare; 'all' for all arms")
-    p.add_argument('--seeds', type=int, default=3, help="number of seeds for each arm")
-    p.add_argument('--search', type=int, default=0, metavar='N', help="try N settings for each arm on a slice of the "
+        f"{description} Methods: {', '.join(METHODS)}; variants such as trainable,weight_p=0.8")
+    p.add_argument('--methods', '--arms', nargs='+', default=methods, metavar='METHOD', help=
+                   "what to compare; 'all' for all methods")
+    p.add_argument('--seeds', type=int, default=3, help="number of seeds for each method")
+    p.add_argument('--search', type=int, default=0, metavar='N', help="try N settings for each method on a slice of the "
                    "training rows, and take the best")
-    p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each arm's own")
-    p.add_argument('--weight-p', type=float, default=None, help="fraction of weights that masked arms drop; else 0.5")
+    p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each method's own")
+    p.add_argument('--weight-p', type=float, default=None, help="fraction of weights that masked methods drop; else 0.5")
     p.add_argument('--set', nargs='+', type=read_setting, default=[], action='extend', metavar='NAME=VALUE',
-                   help="settings for all arms that have them, such as wd=0.1 layers=(200,100)")
+                   help="settings for all methods that have them, such as wd=0.1 layers=(200,100)")
     p.add_argument('--out', default='runs', help="folder for results; runs that are there are not repeated")
     p.add_argument('--device', default='auto', help="cpu, cuda, ...; auto takes a GPU where there is one")
     p.add_argument('--jobs', type=int, default=1, metavar='N', help="runs side by side, -1 for as many as there are "
@@ -96,10 +97,10 @@ def run_from_shell(p, run, args):
         warnings.filterwarnings('ignore', category=o, module=r'(fastai|fastcore|fasttransform|plum|torch|joblib)\b')
     kwargs = vars(p.parse_args(args))
     shared = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
-    kwargs['arms'] = [a for o in kwargs['arms'] for a in (METHODS if o=='all' else [o])]
+    kwargs['methods'] = [a for o in kwargs['methods'] for a in (METHODS if o=='all' else [o])]
     try:
         if taken := [k for k in shared if k in kwargs]: raise ValueError(
-            f"no arm has a setting {taken[0]!r}, which the command has: --{taken[0]}")
+            f"no method has a setting {taken[0]!r}, which the command has: --{taken[0]}")
         run(**kwargs, **shared)
     except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
     except KeyboardInterrupt:
@@ -115,17 +116,17 @@ def _load_table(table, folder):
 def run_table(
     table:str, # Name of one of `tables`, or a TOML file as `read_table` takes it
     folder=None, # Folder of the table's file, where it is one of `tables` that has one
-    arms:list=('default','fastai','rf'), # Methods to run, or their names
-    seeds:int=3, # Number of seeds for each arm
+    methods:list=('default','fastai','rf'), # Methods to run, or their names
+    seeds:int=3, # Number of seeds for each method
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
-    search:int=0, # Number of settings to try for each arm on a slice of the training rows; 0: its own settings
+    search:int=0, # Number of settings to try for each method on a slice of the training rows; 0: its own settings
     jobs:int=1, # Number of runs side by side, see `run_methods`
-    **shared # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
+    **shared # Settings for all methods that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
-    "Run arms on a table; print the results, and write them with plots and a line for each run"
+    "Run methods on a table; print the results, and write them with plots and a line for each run"
     load = partial(_load_table, table, folder)
-    return _run_and_report(load, arms, shared, seeds, out, device, search, jobs)
+    return _run_and_report(load, methods, shared, seeds, out, device, search, jobs)
 
 def arena_main(args=None):
     "Command line of `run_table`"
@@ -146,18 +147,18 @@ def _load_bulldozers(path, split, columns, out):
 def run_bulldozers(
     path=None, # Kaggle's `TrainAndValid.zip` or `.csv`, or a folder with its files; None: synthetic sales
     split:str='auto', # As for `bulldozers_table`
-    arms:list=('dense','trainable','frozen','default'), # Methods to run, or their names
-    seeds:int=3, # Number of seeds for each arm
+    methods:list=('dense','trainable','frozen','default'), # Methods to run, or their names
+    seeds:int=3, # Number of seeds for each method
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
     columns:str='book', # 'book' or 'own': `book_features` or `own_features`
-    search:int=0, # Number of settings to try for each arm on a slice of the training rows; 0: its own settings
+    search:int=0, # Number of settings to try for each method on a slice of the training rows; 0: its own settings
     jobs:int=1, # Number of runs side by side, see `run_methods`
-    **shared # Settings for all arms that have them, such as `epochs` or `weight_p`; they are not searched
+    **shared # Settings for all methods that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
-    "Run the arms on the Bulldozers table; print the results, and write them with plots and a line for each run"
+    "Run the methods on the Bulldozers table; print the results, and write them with plots and a line for each run"
     load = partial(_load_bulldozers, path, split, columns, out)
-    return _run_and_report(load, arms, shared, seeds, out, device, search, jobs)
+    return _run_and_report(load, methods, shared, seeds, out, device, search, jobs)
 
 # %% ../../nbs/bench/07_cli.ipynb #4c3ba642
 def bulldozers_main(args=None):

@@ -72,7 +72,8 @@ def read_arrays(path):
         if (n := int.from_bytes(raw[-12:-10], 'little')) != len(arrays):  # its end says how many there are
             raise ValueError(f"{len(arrays)} of {n} arrays are left")
     except Exception as e: raise damaged_arrays(path, why(e)) from e  # of NumPy, zipfile, zlib and others
-    if bad := [k for k,v in arrays.items() if not isinstance(v, np.ndarray)]: raise damaged_arrays(path, f'no array {bad[0]!r}')
+    for k,v in arrays.items():
+        if not isinstance(v, np.ndarray): raise damaged_arrays(path, f'no array {k!r}')
     return arrays
 
 def write_arrays(path, arrays):

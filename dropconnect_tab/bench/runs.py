@@ -19,7 +19,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from .files import (
     damaged_arrays, home_path, lock_folder, read_arrays, read_jsonl, write_arrays, write_jsonl)
-from .methods import METHODS, Method
+from .methods import METHODS
 from .tables import Table
 
 # %% ../../nbs/bench/05_runs.ipynb #a09a8862
@@ -92,7 +92,7 @@ def _read_lines(folder):
 def read_runs(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> list: # One dict for each run
-    "The runs in a folder, by arm and seed; a `ValueError` that names a line which does not belong to the others"
+    "The runs in a folder, by method and seed; a `ValueError` that names a line which does not belong to the others"
     rows = _read_lines(folder)
     if not rows: raise ValueError(f"{folder} has no results: give the folder of a table and split, such as "
                                   "runs/bulldozers-2012, with a runs.jsonl")
@@ -146,21 +146,21 @@ class _Runs:
     def __init__(self, folder, table, may_diverge=False):
         self.folder,self.table,self.data,self.may_diverge = home_path(folder),table,table.fingerprint,may_diverge
         self.lines = {(o['arm'],o['seed']):o for o in _read_lines(folder)}
-        for (arm,seed),o in self.lines.items(): self.find(arm, seed, o['params'])
+        for (label,seed),o in self.lines.items(): self.find(label, seed, o['params'])
         measure,n_rows = 'logloss' if table.classes else 'rmse',len(table.test_idx) if self.lines else None
         there = read_preds(folder, measure, n_rows)
-        known = {'y', 'group', *(f'{arm}/{seed}' for arm,seed in self.lines)} if self.lines else set()
+        known = {'y', 'group', *(f'{label}/{seed}' for label,seed in self.lines)} if self.lines else set()
         self.arrays = {k:v for k,v in there.items() if k in known}
         if len(self.arrays) < len(there): write_arrays(preds_file(folder), self.arrays)  # killed before their line
 
-    def find(self, arm, seed, params):
+    def find(self, label, seed, params):
         "The line of a run, None if there is none; a `ValueError` if it was made with other settings or data"
-        if (res := self.lines.get((arm,seed))) is None: return None
+        if (res := self.lines.get((label,seed))) is None: return None
         there,params = res['params'],json.loads(json.dumps({**params, 'data':self.data}))
         if there == params: return res
         other = [f"{k}={there.get(k)!r}, not {params.get(k)!r}" for k in {**params, **there}
                  if there.get(k) != params.get(k)]
-        raise ValueError(f"{runs_file(self.folder)} holds {arm}, seed {seed}, with {'; '.join(other)}: "
+        raise ValueError(f"{runs_file(self.folder)} holds {label}, seed {seed}, with {'; '.join(other)}: "
                          "give another folder for the results, or remove its line")
 
     def fit_of(self, method, seed):
@@ -172,13 +172,13 @@ class _Runs:
 
     def add(self, res, pred, keep=True):
         "Write a run: its predictions, if they are to be kept, and its line"
-        arm,seed = res['arm'],res['seed']
+        label,seed = res['arm'],res['seed']
         if not (self.may_diverge or np.isfinite(pred).all()): raise ValueError(
-            f"{arm}, seed {seed}: predictions are not finite, so its training diverged; lower its lr")
-        self.arrays = {**self._rows(), **self.arrays, f'{arm}/{seed}':pred}
+            f"{label}, seed {seed}: predictions are not finite, so its training diverged; lower its lr")
+        self.arrays = {**self._rows(), **self.arrays, f'{label}/{seed}':pred}
         if keep: write_arrays(preds_file(self.folder), self.arrays)
         res = json.loads(json.dumps({**res, 'params':{**res['params'], 'data':self.data}}))  # as it will be read
-        self.lines[arm,seed] = res
+        self.lines[label,seed] = res
         write_jsonl(runs_file(self.folder), self.lines.values())
 
     def _rows(self):
@@ -188,7 +188,7 @@ class _Runs:
         return {'y':self.table.targets(idx), **group}
 
     def note(self, notes):
-        "Add to lines what `notes` say of them: (arm, seed) → dict"
+        "Add to lines what `notes` say of them: (label, seed) → dict"
         new = {k:{**self.lines[k], **v} for k,v in notes.items()}
         if all(self.lines[k] == v for k,v in new.items()): return
         self.lines |= new
@@ -262,7 +262,7 @@ def search_methods(
     jobs:int=1, # As for `run_methods`
 ) -> dict: # label → the method with its best settings, and a note: tried, chosen, error
     "Try `n` settings of each method on a slice of the training rows; the test rows are not touched"
-    searched = {o.label:o for o in (m.searched_as or m for m in methods) if o.searchable}
+    searched = {o.label:o for o in (m.searched_as or m for m in methods) if o.space}
     found,best = _run_trials(table.slice('search'), searched.values(), n, out, device, jobs),{}
     for m in methods:
         if (k := (m.searched_as or m).label) not in found: continue
@@ -276,7 +276,7 @@ def search_methods(
 # %% ../../nbs/bench/05_runs.ipynb #b2770f10
 def check_experiment(methods, seeds, search=0, jobs=1):
     "A `ValueError` that names the first argument of `run_methods` that cannot be"
-    if not methods: raise ValueError(f"no arm to run: choose some of {', '.join(map(repr, METHODS))}")
+    if not methods: raise ValueError(f"no method to run: choose some of {', '.join(map(repr, METHODS))}")
     if seeds < 1: raise ValueError(f"seeds={seeds!r}: give at least 1")
     if search < 0: raise ValueError(f"search={search!r}: give the number of settings to try, or 0")
     if jobs == 0: raise ValueError(f"jobs={jobs!r}: give the number of runs to fit side by side, or -1 for all cores")
