@@ -7,7 +7,6 @@ until then, and the next one starts. All parts together take eight minutes at mo
     python benchmarks/gpu.py --out FOLDER      # writes FOLDER/gpu.md and FOLDER/gpu.json
     python benchmarks/gpu.py --small --out FOLDER      # a trial on few rows, which runs on a CPU too
 """
-import argparse
 import gc
 import json
 import platform
@@ -24,8 +23,8 @@ from pathlib import Path
 import torch
 from fastai.tabular.all import trainable_params
 from ensembles import steps_of
-from files import markdown
-from speed import BS, LAYERS, ROWS, drain, epoch, interleaved, quiet, stock, synchronize, table_of
+from files import interleaved, markdown, options, write_page
+from speed import BS, LAYERS, ROWS, drain, epoch, quiet, stock, synchronize, table_of
 
 from dropconnect_tab.all import dropconnect_learner, fast_dls, only_masks
 from dropconnect_tab.bench.files import write_whole
@@ -297,13 +296,12 @@ def page(head, parts):
              *(['Not run, or stopped early:', '', *left, ''] if left else ['All parts ran.', ''])]
     for o in parts:
         lines += [f"## {o['title']}", '', f"{o['seconds']} s." + (f" {o['not_run']}." if o['not_run'] else ''), '']
-        if o['rows']: lines += markdown(o['head'], [[str(v) for v in row] for row in o['rows']])
+        if o['rows']: lines += markdown(o['head'], o['rows'])
     return '\n'.join(lines)
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--out', type=Path, required=True, help="folder for gpu.md and gpu.json")
+    p = options(__doc__, folder=None, out='folder')
     p.add_argument('--small', action='store_true', help="few rows, one repeat, tiny nets: a trial")
     args = p.parse_args(argv)
     if not (args.small or torch.cuda.is_available()): p.error("no CUDA device: give --small for a trial on the CPU")
@@ -312,8 +310,7 @@ def main(argv=None):
     head = about(kit)
     text = page(head, parts)
     write_whole(args.out/'gpu.json', lambda f: f.write_text(json.dumps({**head, 'parts': parts}, indent=1)))
-    write_whole(args.out/'gpu.md', lambda f: f.write_text(text, encoding='utf-8'))
-    print(text)
+    write_page(text, args.out/'gpu.md')
 
 
 if __name__ == '__main__': main()

@@ -110,6 +110,13 @@ def test_what_benchmarks_import_is_there(said_by, name):
     said_by(name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name, tables', [('settings', 'SLICED'), ('native', 'TABLES'), ('defaults', 'TABLES')])
+def test_scripts_find_their_tables(said_by, data_path, name, tables):
+    said = said_by(name)
+    for o in said[tables]: assert len(said['load'](o, data_path).slice().test_idx)
+
+
 @pytest.fixture(scope='module')
 def defaults(said_by):
     "What `benchmarks/defaults.py` says, and the folders of the tables"

@@ -68,6 +68,11 @@ class Table:
         if pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y): return None
         return sorted(y.iloc[self.train_idx].unique())
 
+    @property
+    def measure(self) -> str:
+        "What predictions of the target are judged by: 'rmse' or 'logloss'"
+        return 'logloss' if self.classes else 'rmse'
+
     def targets(self, idx) -> np.ndarray: # float32 numbers, or positions in `classes`
         "The target of the rows at positions `idx`"
         y = self.df[self.y_name].iloc[idx]
