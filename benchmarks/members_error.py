@@ -16,7 +16,7 @@ from files import markdown, options, write_page
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
 from dropconnect_tab.bench.runs import measure_of, run_methods, table_folder
-from dropconnect_tab.bench.tables import load_table, tables
+from dropconnect_tab.bench.tables import load_table
 
 ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm-small']
 EPOCHS = dict(california=12, bike=12, adult=6)
@@ -38,7 +38,7 @@ def members_table(folders):
 
 def main():
     p = options(__doc__, out='folder', seeds=5, search=6)
-    p.add_argument('--tables', nargs='+', default=list(tables))
+    p.add_argument('--tables', nargs='+', default=list(EPOCHS))
     p.add_argument('--with', type=Path, nargs='*', default=[], dest='others', help="other folders for the table")
     args = p.parse_args()
     folders = list(args.others)
