@@ -52,8 +52,8 @@ def check_settings(methods, shared):
                                             f"choose some of {', '.join(sorted(known))}")
 
 def _run_and_report(load, methods, shared, seeds, out, device, search, jobs):
-    """Run methods, or those with these names, on the table that `load()` returns, with settings that its size asks for
-    and the title of its errors (None: its rows are made up, and errors say nothing)"""
+    """Run methods, or those with these names, on the table that `load()` returns, with settings that its size asks
+    for and the title of its errors (None: its rows are made up, and errors say nothing)"""
     device = check_device(device)
     methods = [o if isinstance(o, Method) else read_method(o) for o in methods]
     check_experiment(methods, seeds, search, jobs)
@@ -79,10 +79,11 @@ def run_parser(prog, description, methods):
     p.add_argument('--methods', '--arms', nargs='+', default=methods, metavar='METHOD', help=
                    "what to compare; 'all' for all methods")
     p.add_argument('--seeds', type=int, default=3, help="number of seeds for each method")
-    p.add_argument('--search', type=int, default=0, metavar='N', help="try N settings for each method on a slice of the "
-                   "training rows, and take the best")
+    p.add_argument('--search', type=int, default=0, metavar='N', help=
+                   "try N settings for each method on a slice of the training rows, and take the best")
     p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each method's own")
-    p.add_argument('--weight-p', type=float, default=None, help="fraction of weights that masked methods drop; else 0.5")
+    p.add_argument('--weight-p', type=float, default=None, help=
+                   "fraction of weights that masked methods drop; else 0.5")
     p.add_argument('--set', nargs='+', type=read_setting, default=[], action='extend', metavar='NAME=VALUE',
                    help="settings for all methods that have them, such as wd=0.1 layers=(200,100)")
     p.add_argument('--out', default='runs', help="folder for results; runs that are there are not repeated")
@@ -131,7 +132,8 @@ def run_table(
 def arena_main(args=None):
     "Command line of `run_table`"
     p = run_parser('dropconnect-arena', "Tabular nets and trees on a table of your own.", ['default','fastai','rf'])
-    p.add_argument('--table', required=True, help=f"a .toml file that describes a CSV, or one of {', '.join(tables)}")
+    p.add_argument('--table', required=True, help=
+                   f"a .toml file that describes a CSV, or one of {', '.join(tables)}")
     p.add_argument('--folder', default=None, help="folder of the table's file, where it is not of scikit-learn's")
     run_from_shell(p, run_table, args)
 

@@ -381,7 +381,8 @@ METHODS = {o.name:o for o in (
            dict(n_estimators=400, learning_rate=.05, num_leaves=63, subsample=.8, colsample_bytree=.5, native=False),
            {**_boost_space, 'num_leaves':(15,31,63,127), 'colsample_bytree':(.3,.5,.8,1.),
             'min_child_samples':(5,20,50)}, ('lightgbm',)),
-    Method('catboost', partial(fit_trees, package='catboost', stem='CatBoost', verbose=False, allow_writing_files=False),
+    Method('catboost',
+           partial(fit_trees, package='catboost', stem='CatBoost', verbose=False, allow_writing_files=False),
            dict(n_estimators=1000, learning_rate=.05, max_depth=6, native=True),
            dict(n_estimators=(500,1000,2000), learning_rate=(.03,.05,.1), max_depth=(4,6,8), reg_lambda=(1.,3.,10.),
                 native=(False,True)), ('catboost',)))}

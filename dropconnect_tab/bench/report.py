@@ -264,7 +264,7 @@ def report(
 def rank_methods(
     folders:list, # Folders of tables, as for `report`
     methods:list, # Methods to rank
-) -> pd.DataFrame: # Rows: methods, the best first. Columns: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
+) -> pd.DataFrame: # A row for each method, the best first: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
     "The methods' errors on all tables, and their mean rank"
     found = {}
     for folder in map(Path, folders):

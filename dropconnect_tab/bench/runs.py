@@ -138,7 +138,8 @@ def describe_run(method, table, seed, fit, device=None):
     pred,more = fit['pred'].astype(np.float32),{k:v for k,v in fit.items() if k != 'pred'}
     rows = dict(train=len(table.train_idx), test=len(table.test_idx))
     return dict(arm=method.label, seed=seed, dataset=table.name, split=table.split, columns=table.columns,
-                **table_errors(table, pred), **more, rows=rows, **_made_by(method, device), params=method.settings),pred
+                **table_errors(table, pred), **more, rows=rows, **_made_by(method, device),
+                params=method.settings),pred
 
 def fit_one(method, table, seed, device=None, tick=None):
     "One run, described, which leaves nothing behind: what a job returns to the one who writes"
@@ -314,7 +315,8 @@ def run_methods(
 ) -> list: # One dict for each run
     "Run what is not there yet, and return all results"
     check_experiment(methods, seeds, search, jobs)
-    methods,folder = with_parts([o.with_shared(**shared) for o in methods]),table_folder(out, table.name, table.split)
+    methods = with_parts([o.with_shared(**shared) for o in methods])
+    folder = table_folder(out, table.name, table.split)
     with lock_folder(folder):
         runs,best = _Runs(folder, table),{}
         if search:

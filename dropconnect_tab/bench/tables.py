@@ -29,7 +29,8 @@ def _check_numbers(table):
             f"column {o!r} of {table.name} is not made of numbers: make it a category, or leave it out")
         x = table.df[o].to_numpy(float, na_value=np.nan)
         if np.isinf(x).any(): raise ValueError(
-            f"column {o!r} of {table.name} has {np.isinf(x).sum()} infinite values: put numbers or gaps in their place")
+            f"column {o!r} of {table.name} has {np.isinf(x).sum()} infinite values: "
+            "put numbers or gaps in their place")
         if np.isnan(x[table.train_idx]).all(): raise ValueError(
             f"column {o!r} of {table.name}, split {table.split}, has no value in the training rows: leave it out")
 
