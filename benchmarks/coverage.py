@@ -1,6 +1,6 @@
 """Do 90% intervals from masks that stay on cover 90% of the test rows?
 
-A net with resampled masks is fitted on the training rows without a slice (`Table.slice`: March for the sales of 2012, a
+A net with resampled masks is fitted on the training rows without a slice (`Dataset.slice`: March for the sales of 2012, a
 random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
 
     python benchmarks/coverage.py FOLDER --out benchmarks/coverage.md
@@ -13,9 +13,9 @@ from fastai.tabular.all import MSELossFlat, set_seed
 from fastprogress.fastprogress import progress_bar
 from files import markdown, options, write_page
 
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.methods import y_limits
-from dropconnect_tab.bench.tables import load_table, table_dls
+from dropconnect_tab.bench.datasets import load_dataset, dataset_dls
 from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.predict import calibrate_spread, interval_coverage
 
@@ -24,7 +24,7 @@ def answer(table, seed, weight_p, n):
     "Distributions of the slice's rows and of the test rows"
     part = table.slice()
     set_seed(seed, reproducible=True)
-    dls = table_dls(part, 256)
+    dls = dataset_dls(part, 256)
     learn = dropconnect_learner(dls, layers=[500, 250], n_out=1, y_range=y_limits(part.targets(part.train_idx)),
                                 loss_func=MSELossFlat(), mask='resampled', weight_p=weight_p,
                                 **only_masks)
@@ -38,7 +38,7 @@ def main():
     p = options(__doc__, seeds=5, n=32)  # `n` answers to each row
     p.add_argument('--weight-p', type=float, nargs='+', default=[.2])
     args = p.parse_args()
-    tables = [load_table('california', args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
+    tables = [load_dataset('california', args.folder), bulldozers_dataset(args.folder/'bulldozers-2012', '2012', 'own')]
     lines = []
     head = ['table', 'weight_p', 'RMSE', 'raw coverage', 'calibrated coverage', 'factor']
     for table, weight_p in progress_bar([(t, q) for t in tables for q in args.weight_p]):

@@ -15,11 +15,11 @@ FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/. R
 
 from files import markdown, options, write_page
 
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import differences_of, format_differences, format_ranks, rank_methods
-from dropconnect_tab.bench.runs import read_runs, run_methods, table_folder, with_parts
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.bench.runs import read_runs, run_methods, dataset_folder, with_parts
+from dropconnect_tab.bench.datasets import load_dataset
 
 # Epochs and batches, the same for all nets
 TABLES = {'california': (12, 256), 'bike': (12, 256), 'adult': (6, 256), 'bulldozers-2012': (8, 256),
@@ -47,8 +47,8 @@ RENAMED = {'bulldozers': 'bulldozers-2012', 'codes': 'bulldozers-codes'}
 
 def load(name, folder):
     name = RENAMED.get(name, name)
-    if name != 'bulldozers-2012': return load_table(name, folder)
-    return bulldozers_table(folder/'bulldozers-2012', '2012', 'own')
+    if name != 'bulldozers-2012': return load_dataset(name, folder)
+    return bulldozers_dataset(folder/'bulldozers-2012', '2012', 'own')
 
 
 def twice(name):
@@ -117,7 +117,7 @@ def main():
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
         methods = methods_for(name, args.arms or ['blend', *ARMS, *variants(name)])
         run_methods(table, methods, args.seeds, args.out, jobs=args.jobs, epochs=epochs, bs=bs)
-        folders[name] = table_folder(args.out, table.name, table.split)
+        folders[name] = dataset_folder(args.out, table.name, table.split)
     if args.no_tables: return
     for name, text in tables(folders).items(): write_page(text+'\n', args.out/f'{name}.md')
 

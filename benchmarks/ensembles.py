@@ -23,7 +23,7 @@ from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.optimizer import FusedAdam
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.bench.datasets import load_dataset
 
 COMMON = dict(epochs=1, bs=256, lr=.003, wd=.01)
 NET = dict(**COMMON, layers=(200, 100))
@@ -98,7 +98,7 @@ def main():
     args = p.parse_args()
     if args.memory: return print(json.dumps(step_memory(*args.memory)))
     if args.folder is None: p.error("give the folder with california/california_housing.csv.gz")
-    table, lines = load_table('california', args.folder), []
+    table, lines = load_dataset('california', args.folder), []
     for title, fits in pairs.items():
         found = interleaved({k: lambda fit=fit: fit(table, 0)['seconds'] for k, fit in fits.items()}, args.repeats)
         base = next(iter(found.values()))

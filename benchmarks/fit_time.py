@@ -14,7 +14,7 @@ from defaults import TABLES, load
 from files import interleaved, machine, markdown, options, write_page
 
 from dropconnect_tab.bench.methods import METHODS
-from dropconnect_tab.bench.tables import Table
+from dropconnect_tab.bench.datasets import Dataset
 
 WIDE = {f'{n} random numbers': n for n in (50, 300)}
 
@@ -23,7 +23,7 @@ def wide(n, rows=6000):
     "A table of `n` columns of random numbers"
     df = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, n+1))).add_prefix('c')
     train, test = np.split(np.arange(rows), [5000])
-    return Table(f'wide-{n}', 'random', 'all', df, 'c0', [], list(df)[1:], train, test)
+    return Dataset(f'wide-{n}', 'random', 'all', df, 'c0', [], list(df)[1:], train, test)
 
 
 def fits_of(bs):

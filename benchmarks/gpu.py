@@ -29,7 +29,7 @@ from speed import BS, LAYERS, ROWS, drain, epoch, quiet, stock, synchronize, tab
 from dropconnect_tab.all import dropconnect_learner, fast_dls, only_masks
 from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.methods import METHODS, y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.datasets import dataset_dls
 
 TOTAL = 480  # seconds of all parts
 PACKAGES = 'torch', 'fastai', 'numpy', 'pandas', 'scikit-learn', 'rtdl_num_embeddings', 'triton'
@@ -52,7 +52,7 @@ class Kit:
     @cached_property
     def y_range(self): return y_limits(self.table.targets(self.table.train_idx))
     @cached_property
-    def theirs(self): return table_dls(self.table, BS, self.device)
+    def theirs(self): return dataset_dls(self.table, BS, self.device)
     @cached_property
     def ours(self): return fast_dls(self.theirs)
 

@@ -24,10 +24,10 @@ from fastai.tabular.all import Adam, set_seed
 from files import markdown, options, side_by_side, write_study
 from scipy.stats import t as student
 
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.files import read_jsonl, write_whole
-from dropconnect_tab.bench.runs import table_errors
-from dropconnect_tab.bench.tables import load_table, table_dls
+from dropconnect_tab.bench.runs import dataset_errors
+from dropconnect_tab.bench.datasets import load_dataset, dataset_dls
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.masks import draw_mask, find_linears
 
@@ -50,10 +50,10 @@ def as_categories(table):
 
 def load(name, folder):
     "A table whose test rows are a slice of the training rows of the table that it is made from"
-    if name == 'bulldozers-2012': return bulldozers_table(folder/'bulldozers-2012', '2012', 'own').slice()
-    if name == 'bulldozers-codes': return load_table(name, folder)  # its test rows are those for development
-    if name == 'digits-categories': return as_categories(load_table('digits').slice())
-    table = load_table(name.removesuffix('-crossed'), folder).slice()
+    if name == 'bulldozers-2012': return bulldozers_dataset(folder/'bulldozers-2012', '2012', 'own').slice()
+    if name == 'bulldozers-codes': return load_dataset(name, folder)  # its test rows are those for development
+    if name == 'digits-categories': return as_categories(load_dataset('digits').slice())
+    table = load_dataset(name.removesuffix('-crossed'), folder).slice()
     return crossed(table) if name.endswith('-crossed') else table
 
 
@@ -183,7 +183,7 @@ def fit(name, arm, seed, folder):
         rows = np.random.default_rng(seed).permutation(np.asarray(table.train_idx))
         table = replace(table, train_idx=np.sort(rows[:int(part*len(rows))]))
     set_seed(seed, reproducible=True)
-    dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
+    dls, wd = dataset_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
     epochs, scaled = epochs*kwargs.pop('epochs', 1), kwargs.pop('scaled', False)
     cbs, by_member = [o() for o in kwargs.pop('cbs', ())], kwargs.pop('by_member', None)
     if 'start' in kwargs:
@@ -201,7 +201,7 @@ def fit(name, arm, seed, folder):
     begin = time.perf_counter()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, wd=wd, cbs=cbs)
     seconds = time.perf_counter()-begin
-    found = table_errors(table, learn.get_preds()[0].numpy())
+    found = dataset_errors(table, learn.get_preds()[0].numpy())
     masks = learn.model.weight_masks
     return [dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs,
                 lr=learn.lr, unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()),

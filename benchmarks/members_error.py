@@ -15,8 +15,8 @@ from files import markdown, options, write_page
 
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
-from dropconnect_tab.bench.runs import measure_of, run_methods, table_folder
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.bench.runs import measure_of, run_methods, dataset_folder
+from dropconnect_tab.bench.datasets import load_dataset
 
 ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm-small']
 EPOCHS = dict(california=12, bike=12, adult=6)
@@ -43,10 +43,10 @@ def main():
     args = p.parse_args()
     folders = list(args.others)
     for name in args.tables:
-        table = load_table(name, args.folder)
+        table = load_dataset(name, args.folder)
         run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
                     bs=256, layers=(200, 100), n_blocks=2, d_block=256, bins=0)
-        folders.append(table_folder(args.out, table.name, table.split))
+        folders.append(dataset_folder(args.out, table.name, table.split))
         report(folders[-1])
     write_page(members_table(folders)+'\n', args.out/'members.md')
 

@@ -17,7 +17,7 @@ from files import markdown, once, options, write_study
 
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.methods import METHODS
-from dropconnect_tab.bench.runs import table_errors
+from dropconnect_tab.bench.runs import dataset_errors
 
 warnings.filterwarnings('ignore')
 
@@ -28,7 +28,7 @@ PACKAGES = ['xgb', 'lgbm', 'catboost']
 def fit(table, name, native, seed):
     "Error and seconds of one fit"
     found = METHODS[name].variant(native=native).fit(table, seed)
-    return dict(error=table_errors(table, found['pred'])[table.measure], seconds=round(found['seconds'], 1))
+    return dict(error=dataset_errors(table, found['pred'])[table.measure], seconds=round(found['seconds'], 1))
 
 
 def native_table(out):

@@ -14,8 +14,8 @@ from files import options
 
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import report
-from dropconnect_tab.bench.runs import run_methods, table_folder
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.bench.runs import run_methods, dataset_folder
+from dropconnect_tab.bench.datasets import load_dataset
 
 ARMS = ['tabm', 'tabm-small', 'realmlp', 'lgbm', 'xgb', 'catboost', 'default']
 
@@ -32,9 +32,9 @@ def main():
     p = options(__doc__, out='folder', rows=2000, seeds=2, jobs=1)
     args = p.parse_args()
     for name in ('california', 'adult'):
-        table = few(load_table(name, args.folder), args.rows, args.rows)
+        table = few(load_dataset(name, args.folder), args.rows, args.rows)
         run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
-        print(report(table_folder(args.out, table.name, table.split)), '\n')
+        print(report(dataset_folder(args.out, table.name, table.split)), '\n')
 
 
 if __name__ == '__main__': main()

@@ -24,9 +24,9 @@ from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
 from dropconnect_tab.bench.files import read_jsonl
-from dropconnect_tab.bench.runs import table_errors
+from dropconnect_tab.bench.runs import dataset_errors
 from dropconnect_tab.bench.methods import L1Penalty, y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.embeddings import bin_edges
 
 warnings.filterwarnings('ignore')
@@ -76,7 +76,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     "Error and seconds of one fit"
     set_seed(seed, reproducible=True)
     if quantile and table.cont_names: table = quantiles(table)
-    dls = table_dls(table, bs, 'cpu', loader)
+    dls = dataset_dls(table, bs, 'cpu', loader)
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
@@ -92,7 +92,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     start = time.perf_counter()
     with learn.no_logging(): (learn.fit_flat_cos if flat else learn.fit_one_cycle)(epochs)
     seconds = time.perf_counter()-start
-    return dict(error=table_errors(table, learn.get_preds()[0].numpy())[table.measure], seconds=round(seconds, 1))
+    return dict(error=dataset_errors(table, learn.get_preds()[0].numpy())[table.measure], seconds=round(seconds, 1))
 
 
 def settings_table(out):

@@ -35,10 +35,10 @@ from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls, only_masks
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.synthetic import write_synthetic
 from dropconnect_tab.bench.methods import y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.layers import FrozenLinear
 
 warnings.filterwarnings('ignore')
@@ -223,13 +223,13 @@ def answers(table, dls, y_range, repeats):
 def table_of(rows):
     with tempfile.TemporaryDirectory() as tmp:
         path = write_synthetic(Path(tmp)/'TrainAndValid.zip', rows, start='1989-01-17', end='2012-04-30')
-        return bulldozers_table(path, 'book', 'own')
+        return bulldozers_dataset(path, 'book', 'own')
 
 
 def peak(kind, rows, device):
     "Peak memory in MB that an epoch with a loader adds to what is there before"
     table = table_of(rows)
-    dls = table_dls(table, BS, device, kind)
+    dls = dataset_dls(table, BS, device, kind)
     learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)),
                                 weight_p=0, **only_masks)
     run = epoch(learn)
@@ -253,7 +253,7 @@ def main():
     if args.peak: return print(json.dumps(peak(args.peak, args.rows, args.device)))
     table = table_of(args.rows)
     y_range = y_limits(table.targets(table.train_idx))
-    theirs = table_dls(table, BS, args.device)
+    theirs = dataset_dls(table, BS, args.device)
     ours = fast_dls(theirs)
     if args.answers: return print('\n'.join(answers(table, ours, y_range, args.repeats)))
 

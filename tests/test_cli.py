@@ -14,7 +14,7 @@ import dropconnect_tab.bench.cli as cli
 from dropconnect_tab.bench.__main__ import main as bench_main
 from dropconnect_tab.bench.bulldozers import COLUMNS
 from dropconnect_tab.bench.cli import (
-    arena_main, bulldozers_main as main, check_device, check_settings, run_bulldozers, run_table)
+    arena_main, bulldozers_main as main, check_device, check_settings, run_bulldozers, run_dataset)
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
 from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.report import format_masks
@@ -46,9 +46,9 @@ def asked(monkeypatch):
     "What a command asks `run_methods` for, which does not run; arms as label → settings"
     def ask(*args, main=main):
         seen = {}
-        def spy(table, methods, seeds, out, device, search, jobs, **more):
+        def spy(dataset, methods, seeds, out, device, search, jobs, **more):
             arms = {o.label: o.with_shared(**more).settings for o in methods}
-            seen.update(table=table, methods=arms, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
+            seen.update(dataset=dataset, methods=arms, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
             raise Stop
         monkeypatch.setattr(cli, 'run_methods', spy)
         with pytest.raises(Stop): main([*map(str, args)])
@@ -122,9 +122,9 @@ def test_arguments_do_what_they_say(tmp_path, sales, capsys):
 def test_defaults(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = asked()
-    assert {k: v for k, v in seen.items() if k != 'table'} == dict(
+    assert {k: v for k, v in seen.items() if k != 'dataset'} == dict(
         methods=settings('dense', 'trainable', 'frozen', 'default'), seeds=3, out='runs', device=None, search=0, jobs=1)
-    assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
+    assert (seen['dataset'].split, seen['dataset'].columns, len(seen['dataset'].df)) == ('book', 'book', 12_000)
     assert seen['methods']['dense']['epochs'] == 8 and seen['methods']['frozen']['weight_p'] is None
 
 
@@ -154,7 +154,7 @@ def test_all_arms(asked, sales):
 @pytest.mark.parametrize('n, told, bs', [(100_000, None, None), (100_001, None, 1024), (100_001, 64, 64)])
 def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, told, bs):
     table = make_table(n=n+9, train_idx=np.arange(n), test_idx=np.arange(n, n+9))
-    monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: table)
+    monkeypatch.setattr(cli, 'bulldozers_dataset', lambda *a: table)
     more = [] if told is None else ['--set', f'bs={told}']
     assert {o['bs'] for o in asked('--path', 'anything', *more)['methods'].values()} == {bs}
 
@@ -339,25 +339,25 @@ def test_the_module_names_its_commands(args):
 
 
 def test_a_table_in_a_folder(data_path, tmp_path):
-    res = run_table('california', data_path, [METHODS['rf']], 1, tmp_path, 'cpu', n_estimators=2)
+    res = run_dataset('california', data_path, [METHODS['rf']], 1, tmp_path, 'cpu', n_estimators=2)
     assert [(r['dataset'], r['rows']) for r in res] == [('california', dict(train=16498, test=4142))]
 
 
 def test_the_command_line_reaches_the_runs(asked, houses):
     plain = asked('--table', 'wine', main=arena_main)
-    assert plain.pop('table').name == 'wine'
+    assert plain.pop('dataset').name == 'wine'
     assert plain == dict(methods=settings('default', 'fastai', 'rf'), seeds=3, out='runs', device=None, search=0, jobs=1)
     told = asked('--table', houses, '--arms', 'frozen', 'default,members=2', '--seeds', 5, '--search', 4, '--epochs',
                  2, '--weight-p', .7, '--set', 'wd=0.1', 'layers=(20,10)', '--out', 'mine', '--device', 'cpu', '--jobs',
                  -1, main=arena_main)
-    assert told.pop('table').name == 'houses'
+    assert told.pop('dataset').name == 'houses'
     shared = dict(wd=.1, layers=(20, 10), epochs=2, weight_p=.7)
     assert told == dict(methods=settings('frozen', 'default,members=2', **shared), seeds=5, out='mine', device='cpu',
                         search=4, jobs=-1)
 
 
 @pytest.mark.parametrize('args, match', [
-    (['--table', 'mnist'], "table='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
+    (['--table', 'mnist'], "dataset='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
     (['--table', 'california'], 'california is in a file: give the folder that holds it'),
     (['--table', 'california', '--folder', 'nowhere'], 'does not exist: give the folder that holds california'),
     (['--arms', 'rf2'], "method='rf2' is unknown: choose one of 'fastai'"),
@@ -365,7 +365,7 @@ def test_the_command_line_reaches_the_runs(asked, houses):
     (['--set', 'nothing=3'], "no method of default, fastai, rf has a setting 'nothing': choose some of"),
     (['--arms', 'rf', '--epochs', 1], "no method of rf has a setting 'epochs'"),
     (['--arms', 'fastai', '--weight-p', .5], "no method of fastai has a setting 'weight_p'"),
-    (['--set', 'table=x'], "has a setting 'table'"), (['--set', 'arms=x'], "has a setting 'arms'"),
+    (['--set', 'dataset=x'], "has a setting 'dataset'"), (['--set', 'arms=x'], "has a setting 'arms'"),
     (['--set', 'title=x'], "has a setting 'title'"), (['--set', 'members=0'], 'members=0: give at least 1'),
     (['--seeds', 0], 'seeds=0: give at least 1'), (['--search', -1], 'search=-1: give the number'),
     (['--device', 'abacus'], "device='abacus' is not available here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
@@ -412,9 +412,9 @@ def test_a_stopped_command_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_errors_are_errors_in_python(tmp_path):
-    for kwargs, match in ((dict(table='mnist'), "table='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
+    for kwargs, match in ((dict(dataset='mnist'), "dataset='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
                           (dict(device='abacus'), "device='abacus'"), (dict(methods=[]), 'no method to run')):
-        with pytest.raises(ValueError, match=match): run_table(**{'table': 'wine', 'out': tmp_path, **kwargs})
+        with pytest.raises(ValueError, match=match): run_dataset(**{'dataset': 'wine', 'out': tmp_path, **kwargs})
     assert not list(tmp_path.iterdir())
 
 

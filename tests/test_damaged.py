@@ -1,9 +1,7 @@
 "Damaged files of the bench: one error each, which names the file, the line and the remedy."
-import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
 
 import numpy as np
@@ -16,7 +14,7 @@ from dropconnect_tab.bench.files import read_arrays, read_jsonl, write_arrays, w
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import read_results, report
 from dropconnect_tab.bench.runs import preds_file, read_runs, run_methods, runs_file
-from dropconnect_tab.bench.tables import load_table, read_table
+from dropconnect_tab.bench.datasets import load_dataset, read_dataset
 
 Y = np.arange(12.)
 LINE = dict(arm='dense', seed=0, dataset='shops', split='random', rmse=1., seconds=2., zeros=0., curve=[2., 1.],
@@ -187,18 +185,18 @@ def houses(tmp_path):
     ('name = ["houses"]', 'has name='), ('drop = 3', 'has drop=3')])
 def test_descriptions_that_cannot_be(houses, text, match):
     with houses.open('a') as f: f.write(f'\n{text}\n')
-    with pytest.raises(ValueError, match=f'{houses} {match}'): read_table(houses)
+    with pytest.raises(ValueError, match=f'{houses} {match}'): read_dataset(houses)
 
 
 def test_folders_and_other_files_in_place_of_a_description(houses, tmp_path):
     folder = tmp_path/'folder.toml'
     folder.mkdir()
-    with pytest.raises(ValueError, match=f'{folder} cannot be read .Is a directory.'): read_table(folder)
+    with pytest.raises(ValueError, match=f'{folder} cannot be read .Is a directory.'): read_dataset(folder)
     houses.write_bytes(b'path = "\xff"')
-    with pytest.raises(ValueError, match=f'{houses} is not TOML'): read_table(houses)
+    with pytest.raises(ValueError, match=f'{houses} is not TOML'): read_dataset(houses)
     for path in ('.', '', 'folder.toml', '..'):
         houses.write_text(f'path = "{path}"\ntarget = "price"')
-        with pytest.raises(ValueError, match=f"is not a file: correct 'path' in {houses}"): read_table(houses)
+        with pytest.raises(ValueError, match=f"is not a file: correct 'path' in {houses}"): read_dataset(houses)
 
 
 @pytest.mark.parametrize('name', ['houses.csv', 'houses.csv.zip', 'houses.csv.gz', 'houses.csv.xz', 'houses.csv.bz2'])
@@ -207,18 +205,18 @@ def test_rows_that_cannot_be_read(houses, name):
     make_df(200).to_csv(path, index=False)
     houses.write_text(f'path = "{name}"\ntarget = "price"')
     whole = path.read_bytes()
-    assert len(read_table(houses).df) == 200
+    assert len(read_dataset(houses).df) == 200
     for raw in (b'', b'\xff\xfe\x00junk', b'PK\x03\x04 junk', whole[:20], *(
             [] if name.endswith('csv') else [whole[:-30], whole[:40] + b'\xff'*9 + whole[49:]])):
         path.write_bytes(raw)
-        with pytest.raises(ValueError, match=f'{path} (is not a CSV|has no column)') as e: read_table(houses)
+        with pytest.raises(ValueError, match=f'{path} (is not a CSV|has no column)') as e: read_dataset(houses)
         assert '\n' not in str(e.value)
 
 
 def test_a_file_of_a_public_dataset_that_is_damaged(tmp_path):
     (tmp_path/'bike').mkdir()
     (tmp_path/'bike'/'hour.csv.gz').write_bytes(b'\x1f\x8b junk')
-    with pytest.raises(ValueError, match='hour.csv.gz is not a CSV'): load_table('bike', tmp_path)
+    with pytest.raises(ValueError, match='hour.csv.gz is not a CSV'): load_dataset('bike', tmp_path)
 
 
 @pytest.mark.parametrize('text, match', [
@@ -252,4 +250,4 @@ def test_paths_of_the_command_line_start_at_home(houses, monkeypatch, tmp_path, 
     report_main(['~/runs/houses-random'])
     assert (home/'runs'/'houses-random'/'table.md').read_text() in capsys.readouterr().out
     assert read_results('~/runs/houses-random')[0]['arm'] == 'rf'
-    with pytest.raises(ValueError, match=f'{home}/bike/hour.csv.gz does not exist'): load_table('bike', '~')
+    with pytest.raises(ValueError, match=f'{home}/bike/hour.csv.gz does not exist'): load_dataset('bike', '~')

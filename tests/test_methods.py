@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from dropconnect_tab.bench import methods as bench_methods
 from dropconnect_tab.bench.methods import (
-    METHODS, Method, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
+    METHODS, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
     fit_trees, read_method, read_setting, y_limits)
-from dropconnect_tab.bench.tables import Table, table_dls
+from dropconnect_tab.bench.datasets import Dataset, dataset_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.members import MemberLoss
@@ -100,7 +100,7 @@ def test_fingerprint_sees_names_values_and_split(table):
               dict(df=renamed, cont_names=['age', 'size']), dict(cat_names=['shop', 'day', 'size'], cont_names=['age']),
               dict(train_idx=np.arange(159)), dict(test_idx=np.arange(161, 200))]
     assert len({one, *(replace(table, **o).fingerprint for o in others)}) == 8
-    assert isinstance(Table(**vars(table)).fingerprint, str)
+    assert isinstance(Dataset(**vars(table)).fingerprint, str)
 
 
 @pytest.mark.parametrize('y, classes', [('price', None), ('cheap', ['no', 'yes']), ('band', ['high', 'low', 'mid']),
@@ -134,10 +134,10 @@ def test_a_class_that_no_training_row_has_is_an_error():
 
 
 def test_loaders(table):
-    assert [table_dls(table, o, 'cpu').bs for o in (None, 16, 5000)] == [16, 16, len(table.train_idx)]
-    dls = table_dls(table, 16, 'cpu')
+    assert [dataset_dls(table, o, 'cpu').bs for o in (None, 16, 5000)] == [16, 16, len(table.train_idx)]
+    dls = dataset_dls(table, 16, 'cpu')
     assert dls.train.bs == 16 and str(dls.device) == 'cpu' and (len(dls.train_ds), len(dls.valid_ds)) == (160, 40)
-    assert table_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
+    assert dataset_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
 
 
 @pytest.mark.slow
@@ -344,7 +344,7 @@ def described(learn, epochs, lr, wd):
 def test_the_default_arm_is_the_learner_with_its_defaults(default):
     learn, epochs, lr, wd = default()
     set_seed(3, reproducible=True)
-    users = dropconnect_learner(table_dls(six_columns, 256, 'cpu', 'tensors'), seed=3)
+    users = dropconnect_learner(dataset_dls(six_columns, 256, 'cpu', 'tensors'), seed=3)
     assert (epochs, lr, wd) == (8, users.lr, users.wd) and repr(learn.model) == repr(users.model)
     a, b = learn.model.state_dict(), users.model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

@@ -1,4 +1,5 @@
 "The three commands, also without installed scripts: `python -m dropconnect_tab.bench bulldozers|arena|report ...`"
+import re
 import sys
 
 from .files import read_description
@@ -14,7 +15,7 @@ def bulldozers(args=None):
 def arena(args=None):
     "What is wrong with a description is said before the import of what would train on it, which takes seconds"
     for o in sys.argv[1:] if args is None else args:
-        try: o.endswith('.toml') and read_description(o.removeprefix('--table='))
+        try: o.endswith('.toml') and read_description(re.sub('^--[a-z]+=', '', o))
         except ValueError as e:
             print(f"dropconnect-arena: {e}", file=sys.stderr)
             sys.exit(2)

@@ -21,7 +21,7 @@ from .methods import METHODS
 
 # %% ../../nbs/bench/06_report.ipynb #4c6dc575
 def read_results(
-    folder, # Folder of one table and split, with its `runs.jsonl`
+    folder, # Folder of one dataset and split, with its `runs.jsonl`
 ) -> list: # One dict for each run: its line, with 'losses' and 'group' of the rows where there are predictions
     "Read the runs in `folder`; a `ValueError` that names a line which does not belong to the others"
     results = read_runs(folder)
@@ -242,7 +242,7 @@ def plot_weight_p(
 PLOTS = dict(arms=plot_methods, curves=plot_curves, regrowth=plot_regrowth, weight_p=plot_weight_p)
 
 def report(
-    folder, # Folder of one table and split, with its `runs.jsonl`
+    folder, # Folder of one dataset and split, with its `runs.jsonl`
 ) -> str: # Markdown, as `format_summary` makes it
     "Write what the runs in `folder` say beside them, as Markdown and plots, and return the summary"
     folder,results = home_path(folder),read_results(folder)
@@ -262,10 +262,10 @@ def report(
 
 # %% ../../nbs/bench/06_report.ipynb #7135549c
 def rank_methods(
-    folders:list, # Folders of tables, as for `report`
+    folders:list, # Folders of datasets, as for `report`
     methods:list, # Methods to rank
-) -> pd.DataFrame: # A row for each method, the best first: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
-    "The methods' errors on all tables, and their mean rank"
+) -> pd.DataFrame: # A row for each method, the best first: (dataset, 'mean') and (dataset, 'sd'), and ('', 'mean rank')
+    "The methods' errors on all datasets, and their mean rank"
     found = {}
     for folder in map(Path, folders):
         summary = summarise(read_runs(folder))
@@ -280,11 +280,11 @@ def rank_methods(
 def format_ranks(
     found:pd.DataFrame, # From `rank_methods`
 ) -> str: # Markdown
-    "Errors of the methods on all tables, mean ± standard deviation over seeds, and their mean rank"
-    tables = list(dict.fromkeys(t for t,_ in found if t))
+    "Errors of the methods on all datasets, mean ± standard deviation over seeds, and their mean rank"
+    datasets = list(dict.fromkeys(t for t,_ in found if t))
     def cell(r, t): return '' if np.isnan(r[t,'mean']) else _mean_sd(r[t,'mean'], r[t,'sd'])
-    rows = [[a, *(cell(r, t) for t in tables), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
-    return _markdown(['arm', *tables, 'mean rank'], rows)
+    rows = [[a, *(cell(r, t) for t in datasets), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
+    return _markdown(['arm', *datasets, 'mean rank'], rows)
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a0009
 def format_percent(results, method, other):
@@ -295,7 +295,7 @@ def format_percent(results, method, other):
     return _difference(*(100*o/mean for o in paired_interval(runs[method], runs[other])), digits=1, unit='%')
 
 def differences_of(folder, method, references):
-    "A row of `format_differences`: the table, the error of `method`, and by how much it differs from each other"
+    "A row of `format_differences`: the dataset, the error of `method`, and by how much it differs from each other"
     results = read_results(folder)
     measure = measure_of(results[0])
     error = f'{_LABELS[measure]} {summarise(results)[measure][method]:.4f}'
@@ -303,10 +303,10 @@ def differences_of(folder, method, references):
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a000a
 def format_differences(
-    folders:list, # Folders of tables, as for `report`
+    folders:list, # Folders of datasets, as for `report`
     method:str, # Method that is compared with others
     references:list, # What it is compared with
 ) -> str: # Markdown
-    "On each table, by how many percent the error of `method` differs from others', with its 95% interval"
+    "On each dataset, by how many percent the error of `method` differs from others', with its 95% interval"
     head = ['table', method, *(f'against {o}' for o in references)]
     return _markdown(head, [differences_of(o, method, references) for o in folders])

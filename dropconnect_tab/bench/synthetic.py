@@ -113,11 +113,11 @@ def _take(values, codes):
 
 def synthetic_sales(
     n:int=12_000, # Number of sales
-    seed:int=0, # The same seed draws the same table
+    seed:int=0, # The same seed draws the same dataset
     start:str='2008-01-01', # First possible sale date
     end:str='2011-12-31', # Last possible sale date
 ) -> pd.DataFrame: # The 53 columns of the file, as `pd.read_csv` reads them
-    "A synthetic table in the form of Kaggle's `TrainAndValid.csv`: made-up machines, made-up prices"
+    "A synthetic dataset in the form of Kaggle's `TrainAndValid.csv`: made-up machines, made-up prices"
     days = pd.date_range(start, end)
     if n != int(n) or n < 1: raise ValueError(f"n={n!r} is not a number of sales: give a whole number of at least 1")
     if not len(days): raise ValueError(f"start={start!r} is after end={end!r}: swap them")
