@@ -108,6 +108,12 @@ def test_a_folder_in_place_of_a_file_is_named(folder, capsys, name):
     assert f'{folder/name} cannot be read (Is a directory)' in refused(folder, capsys)
 
 
+def test_a_report_that_cannot_be_written_is_one_line(folder, capsys):
+    (folder/'table.md'/'x').mkdir(parents=True)
+    with pytest.raises(SystemExit) as e: report_main([str(folder)])
+    assert e.value.code == 2 and 'Is a directory' in (said := capsys.readouterr().err) and said.count('\n') == 1
+
+
 # --- Predictions ---
 
 @pytest.mark.parametrize('change', [

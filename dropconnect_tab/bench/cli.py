@@ -103,7 +103,7 @@ def run_from_shell(p, run, args):
         if taken := [k for k in shared if k in kwargs]: raise ValueError(
             f"no method has a setting {taken[0]!r}, which the command has: --{taken[0]}")
         run(**kwargs, **shared)
-    except (ValueError, FileNotFoundError) as e: p.exit(2, f"{p.prog}: {e}\n")
+    except (ValueError, OSError) as e: p.exit(2, f"{p.prog}: {e}\n")
     except KeyboardInterrupt:
         p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
 
@@ -180,4 +180,4 @@ def report_main(args=None):
     p.add_argument('folders', nargs='+', metavar='FOLDER', help="such as runs/bulldozers-2012")
     for o in p.parse_args(args).folders:
         try: print(f"{o}\n\n{report(o)}\n")
-        except ValueError as e: p.exit(2, f"{p.prog}: {e}\n")
+        except (ValueError, OSError) as e: p.exit(2, f"{p.prog}: {e}\n")
