@@ -731,6 +731,7 @@ def test_a_variants_own_settings_come_first_then_the_shared_ones_then_the_method
     assert METHODS['trainable'].settings['lr'] == .01
     again = read_method('trainable,lr=.5').with_shared(wd=.2).with_shared(epochs=3, lr=.1)
     assert (again.settings['wd'], again.settings['epochs'], again.settings['lr']) == (.2, 3, .5)
+    assert METHODS['dense'].with_shared(wd=0).with_shared(wd=.1).settings['wd'] == .1
     assert again.label == 'trainable,lr=0.5' and again != METHODS['trainable'].variant(lr=.5)
 
 

@@ -406,9 +406,9 @@ def _check_value(name, value, example):
 
 def _check_values(method, settings):
     "A `ValueError` unless the `settings` are of the kinds that a method has; trees know more kinds than we do"
-    of_trees = getattr(method.fitter, 'func', None) is fit_trees
+    of_trees,examples = getattr(method.fitter, 'func', None) is fit_trees,METHODS[method.name].examples
     for k,v in settings.items():
-        if k == 'native' or not of_trees: _check_value(k, v, method.examples[k])
+        if k == 'native' or not of_trees: _check_value(k, v, examples[k])
 
 def _plain(settings):
     "`settings` as Python writes them: numbers not of NumPy, lists as tuples"
