@@ -423,7 +423,7 @@ def _with_settings(method, settings, **more):
     return replace(method, settings={**method.settings, **settings}, space=space, **more)
 
 @patch
-def variant(self:Method,
+def variant(self:Method, /,
     **settings # Settings that it has, which become part of its label
 ) -> Method:
     "The method with settings of its own; a `ValueError` that names what cannot be"
@@ -436,7 +436,7 @@ def variant(self:Method,
     return _with_settings(self, settings, given=given)
 
 @patch
-def with_shared(self:Method,
+def with_shared(self:Method, /,
     **settings # Settings for all methods; those that it does not take are left out
 ) -> Method:
     "The method with settings for all methods, but where it was given its own"
