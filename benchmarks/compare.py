@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from fastprogress.fastprogress import progress_bar
-from files import markdown
+from files import apart, markdown, options, write_page
 
 root = Path(__file__).resolve().parent.parent
 
@@ -65,15 +64,12 @@ def tasks():
 
 def turn(tree):
     "`tasks` in a new process, with the package of a tree"
-    res = subprocess.run([sys.executable, __file__, '--tasks'], env={**os.environ, 'PYTHONPATH': str(tree)}, check=True,
-                         stdout=subprocess.PIPE, text=True)
-    return json.loads(res.stdout.splitlines()[-1])
+    return apart(__file__, '--tasks', env={**os.environ, 'PYTHONPATH': str(tree)})
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = options(__doc__, folder=None, repeats=5)  # pairs of turns
     p.add_argument('commit', nargs='?', default='HEAD', help="what this tree is compared with")
-    p.add_argument('--repeats', type=int, default=5, help="pairs of turns")
     p.add_argument('--tasks', action='store_true', help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.tasks: return print(json.dumps(tasks()))
@@ -88,7 +84,7 @@ def main():
         ratios = here/other
         rows.append([task, f'{np.median(here)*1e3:.1f}', f'{np.median(other)*1e3:.1f}', f'{np.median(ratios):.2f}',
                      f'{ratios.min():.2f} to {ratios.max():.2f}'])
-    print('\n'.join(markdown(['task', 'here, ms', f'{args.commit}, ms', 'ratio', 'range'], rows)))
+    write_page('\n'.join(markdown(['task', 'here, ms', f'{args.commit}, ms', 'ratio', 'range'], rows)), args.out)
 
 
 if __name__ == '__main__': main()

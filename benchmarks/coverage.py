@@ -1,36 +1,30 @@
 """Do 90% intervals from masks that stay on cover 90% of the test rows?
 
-A net with resampled masks is fitted on the training rows without a slice (`Table.slice`: March for the sales of 2012, a
+A net with resampled masks is fitted on the training rows without a slice (`Dataset.slice`: March for the sales of 2012, a
 random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
 
     python benchmarks/coverage.py FOLDER --out benchmarks/coverage.md
 
 FOLDER has bulldozers-2012/TrainAndValid.zip and california/california_housing.csv.gz.
 """
-import argparse
-import warnings
-from pathlib import Path
-
 import numpy as np
 import torch
 from fastai.tabular.all import MSELossFlat, set_seed
 from fastprogress.fastprogress import progress_bar
+from files import markdown, options, write_page
 
-from dropconnect_tab.bench.bulldozers import bulldozers_table
-from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.methods import y_limits
-from dropconnect_tab.bench.tables import load_table, table_dls
+from dropconnect_tab.bench.datasets import load_dataset, dataset_dls
 from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.predict import calibrate_spread, interval_coverage
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
 
 def answer(table, seed, weight_p, n):
     "Distributions of the slice's rows and of the test rows"
     part = table.slice()
     set_seed(seed, reproducible=True)
-    dls = table_dls(part, 256)
+    dls = dataset_dls(part, 256)
     learn = dropconnect_learner(dls, layers=[500, 250], n_out=1, y_range=y_limits(part.targets(part.train_idx)),
                                 loss_func=MSELossFlat(), mask='resampled', weight_p=weight_p,
                                 **only_masks)
@@ -41,15 +35,12 @@ def answer(table, seed, weight_p, n):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
-    p.add_argument('--seeds', type=int, default=5)
+    p = options(__doc__, seeds=5, n=32)  # `n` answers to each row
     p.add_argument('--weight-p', type=float, nargs='+', default=[.2])
-    p.add_argument('--n', type=int, default=32, help="answers to each row")
-    p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
-    tables = [load_table('california', args.folder), bulldozers_table(args.folder/'bulldozers-2012', '2012', 'own')]
-    lines = ['| table | weight_p | RMSE | raw coverage | calibrated coverage | factor |', '|---|---|---|---|---|---|']
+    tables = [load_dataset('california', args.folder), bulldozers_dataset(args.folder/'bulldozers-2012', '2012', 'own')]
+    lines = []
+    head = ['table', 'weight_p', 'RMSE', 'raw coverage', 'calibrated coverage', 'factor']
     for table, weight_p in progress_bar([(t, q) for t in tables for q in args.weight_p]):
         rows = []
         for seed in range(args.seeds):
@@ -58,12 +49,11 @@ def main():
             rmse = float((test.mean-test.targs).square().mean().sqrt())
             rows.append([rmse, interval_coverage(*test), interval_coverage(*test, factor=factor), factor])
         (e, raw, cal, f), (_, raw_sd, cal_sd, _) = np.mean(rows, 0), np.std(rows, 0, ddof=1)
-        lines.append(f'| {table.name} {table.split} | {weight_p} | {e:.4f} | {raw:.1%} ± {raw_sd:.1%} | '
-                     f'{cal:.1%} ± {cal_sd:.1%} | {f:.2f} |')
+        lines.append([f'{table.name} {table.split}', weight_p, f'{e:.4f}', f'{raw:.1%} ± {raw_sd:.1%}',
+                      f'{cal:.1%} ± {cal_sd:.1%}', f'{f:.2f}'])
     text = '\n'.join(['# Coverage of 90% intervals', '', f'Mean ± sd over {args.seeds} seeds; {args.n} answers to each '
-                      f'row; torch {torch.__version__}.', '', *lines, ''])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+                      f'row; torch {torch.__version__}.', '', *markdown(head, lines)])
+    write_page(text, args.out)
 
 
 if __name__ == '__main__': main()

@@ -12,20 +12,14 @@ trees for more rounds. Results go to OUT/<table>-<split>/, the tables over all o
 
 FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/. Runs that are there are not repeated.
 """
-import argparse
-import warnings
-from pathlib import Path
 
-from files import markdown
+from files import markdown, options, write_page
 
-from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import differences_of, format_differences, format_ranks, rank_methods
-from dropconnect_tab.bench.runs import read_runs, run_methods, table_folder, with_parts
-from dropconnect_tab.bench.tables import load_table
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+from dropconnect_tab.bench.runs import read_runs, run_methods, dataset_folder, with_parts
+from dropconnect_tab.bench.datasets import load_dataset
 
 # Epochs and batches, the same for all nets
 TABLES = {'california': (12, 256), 'bike': (12, 256), 'adult': (6, 256), 'bulldozers-2012': (8, 256),
@@ -47,11 +41,14 @@ SINGLE = 'trainable,layers=(200,100)'
 PARTS = ['default,weight_p=0', 'default,own_embeds=False', 'default,emb_std=0.01', 'default,emb_std=0.01,weight_p=0',
          'default,members=1', 'default,n_bins=0']
 ABLATED = ['california', 'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes']
+# What older results call two of them
+RENAMED = {'bulldozers': 'bulldozers-2012', 'codes': 'bulldozers-codes'}
 
 
 def load(name, folder):
-    if name != 'bulldozers-2012': return load_table(name, folder)
-    return bulldozers_table(folder/'bulldozers-2012', '2012', 'own')
+    name = RENAMED.get(name, name)
+    if name != 'bulldozers-2012': return load_dataset(name, folder)
+    return bulldozers_dataset(folder/'bulldozers-2012', '2012', 'own')
 
 
 def twice(name):
@@ -110,25 +107,19 @@ def tables(folders):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
+    p = options(__doc__, out='folder', seeds=5, jobs=1)
     p.add_argument('--tables', nargs='+', default=list(TABLES))
     p.add_argument('--arms', nargs='+', help="only these; those of their authors run only where they are named")
-    p.add_argument('--seeds', type=int, default=5)
     p.add_argument('--no-tables', action='store_true', help="run only: another process writes the tables")
-    p.add_argument('--jobs', type=int, default=1, help="runs side by side")
-    p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     folders = {}
     for name in args.tables:
         table, (epochs, bs) = load(name, args.folder), TABLES[name]
         methods = methods_for(name, args.arms or ['blend', *ARMS, *variants(name)])
         run_methods(table, methods, args.seeds, args.out, jobs=args.jobs, epochs=epochs, bs=bs)
-        folders[name] = table_folder(args.out, table.name, table.split)
+        folders[name] = dataset_folder(args.out, table.name, table.split)
     if args.no_tables: return
-    for name, text in tables(folders).items():
-        print(text, '\n')
-        write_whole(args.out/f'{name}.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+    for name, text in tables(folders).items(): write_page(text+'\n', args.out/f'{name}.md')
 
 
 if __name__ == '__main__': main()

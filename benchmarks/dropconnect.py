@@ -8,18 +8,13 @@ Linears with Dropout before each; memory is what a step adds to the peak of a pr
 """
 import argparse
 import json
-import platform
-import subprocess
-import sys
-import time
-from statistics import median
 
 import torch
 from fastai.text.models.awdlstm import WeightDropout
+from files import apart, interleaved, machine, markdown, options, write_page
 from memory import added_mb
 from torch import nn
 
-from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.layers import DropConnectLinear
 
 SIZES, ROWS, P = (1634, 500, 250), 1024, .5
@@ -60,42 +55,21 @@ def peak_mb(name, device):
     return added_mb(step)[1]
 
 
-def memory(name, device):
-    "`peak_mb` in a process of its own"
-    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--memory', name, '--device', device],
-                          capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-def times(names, device, repeats):
-    "Seconds of a step, in interleaved repeats"
-    steps, res = {o: stepper(o, device) for o in names}, {o: [] for o in names}
-    for i in range(repeats+1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if i: res[name].append(time.perf_counter()-start)  # the first is for warming up
-    return {k: median(v) for k, v in res.items()}
-
-
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = options(__doc__, folder=None, repeats=31)
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--repeats', type=int, default=31)
     p.add_argument('--memory', help=argparse.SUPPRESS)
-    p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
     if args.memory: return print(json.dumps(peak_mb(args.memory, args.device)))
-    first, secs = next(iter(variants)), times(list(variants), args.device, args.repeats)
-    mem = {o: memory(o, args.device) for o in variants}
-    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    lines = [f'| {o} | {secs[o]/secs[first]:.2f} | {1000*secs[o]:.1f} | {mem[o]:.0f} |' for o in variants]
+    first, secs = next(iter(variants)), interleaved({o: stepper(o, args.device) for o in variants}, args.repeats)
+    mem = {o: apart(__file__, '--memory', o, '--device', args.device) for o in variants}
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
+    rows = [[o, f'{secs[o]/secs[first]:.2f}', f'{1000*secs[o]:.1f}', f'{mem[o]:.0f}'] for o in variants]
     text = '\n'.join([
         '# DropConnect', '', f"{' → '.join(map(str, SIZES))}, batches of {ROWS:,}, weight_p={P}; {name}, "
-        f'{platform.system()}, torch {torch.__version__}. Medians of {args.repeats} interleaved steps.', '',
-        '| | time, ratio | ms per step | memory a step adds, MB |', '|---|---|---|---|', *lines, ''])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+        f'{machine()}. Medians of {args.repeats} interleaved steps.', '',
+        *markdown(['', 'time, ratio', 'ms per step', 'memory a step adds, MB'], rows)])
+    write_page(text, args.out)
 
 
 if __name__ == '__main__': main()

@@ -9,20 +9,15 @@ not repeated.
 
     python benchmarks/dropout.py FOLDER --out results/dropout --jobs 2
 """
-import argparse
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from defaults import TABLES, load
-from files import markdown, side_by_side
+from files import markdown, options, side_by_side, write_study
 from settings import fit
 
-from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
-
-warnings.filterwarnings('ignore')
+from dropconnect_tab.bench.files import read_jsonl
 
 SMALL = ['diabetes', 'breast_cancer', 'wine']
 LARGE = ['california', 'bike', 'adult', 'bulldozers-2012', 'bulldozers-codes']
@@ -93,19 +88,14 @@ def dropout_table(out):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
-    p.add_argument('--jobs', type=int, default=1, help="cuts side by side")
-    p.add_argument('--out', type=Path, required=True)
-    args = p.parse_args()
+    args = options(__doc__, out='folder', jobs=1).parse_args()
     from dropout import fits  # by its name: what a script has of its own cannot go to other processes
-    with lock_folder(args.out):
-        there = {key(o) for o in read_jsonl(args.out/'runs.jsonl')}
+
+    def fill(file):
+        there = {key(o) for o in read_jsonl(file)}
         todo = [(*o, args.folder.resolve()) for o in cuts() if o not in there]
-        side_by_side(args.out/'runs.jsonl', fits, todo, args.jobs)
-        text = dropout_table(args.out)
-        write_whole(args.out/'dropout.md', lambda f: f.write_text(text, encoding='utf-8'))
-    print(text)
+        side_by_side(file, fits, todo, args.jobs)
+    write_study(args.out, 'dropout', fill, dropout_table)
 
 
 if __name__ == '__main__': main()

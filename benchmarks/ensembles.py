@@ -11,26 +11,19 @@ FOLDER has california/california_housing.csv.gz.
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 from statistics import median
 
 import torch
 from fastai.basics import Adam, trainable_params
-from fastprogress.fastprogress import progress_bar
+from files import apart, interleaved, machine, markdown, options, write_page
 from memory import added_mb
 
-from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.members import MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.optimizer import FusedAdam
-from dropconnect_tab.bench.tables import load_table
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+from dropconnect_tab.bench.datasets import load_dataset
 
 COMMON = dict(epochs=1, bs=256, lr=.003, wd=.01)
 NET = dict(**COMMON, layers=(200, 100))
@@ -42,7 +35,7 @@ MASKED = dict(weight_p=.5)
 
 def fit_of(name, *settings, **more):
     "The fit of a method with settings"
-    return Method(name, {k: v for o in (*settings, more) for k, v in o.items()}).fit
+    return METHODS[name].variant(**{k: v for o in (*settings, more) for k, v in o.items()}).fit
 
 
 pairs = {
@@ -63,17 +56,6 @@ pairs = {
         '8 members, dense': fit_of('members-dense', WIDE, members=8),
         '8 members, frozen masks': fit_of('members-masked', WIDE, MASKED, members=8, mask='frozen')},
 }
-
-
-def times(table, fits, repeats, bar):
-    "Median seconds of each"
-    seconds = {o: [] for o in fits}
-    for i in range(repeats+1):
-        for name, fit in fits.items():
-            bar(name)
-            found = fit(table, i)['seconds']
-            if i: seconds[name].append(found)  # the first one warms up
-    return {k: median(v) for k, v in seconds.items()}
 
 
 def steps_of(members, nets, mask, device='cpu', layers=(1000, 500)):
@@ -106,51 +88,35 @@ def step_memory(members, nets, mask):
 def measured_apart(*args):
     "`step_memory` in a process of its own"
     env = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}  # give back what is freed
-    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--memory', json.dumps(args)],
-                         capture_output=True, text=True, env=env)
-    if out.returncode: sys.exit(out.stderr)
-    return json.loads(out.stdout.splitlines()[-1])
+    return apart(__file__, '--memory', json.dumps(args), env=env)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = options(__doc__, folder=None, repeats=5)
     p.add_argument('folder', type=Path, nargs='?')
-    p.add_argument('--repeats', type=int, default=5)
-    p.add_argument('--out', help="file for the tables, else they are printed only")
     p.add_argument('--memory', type=json.loads, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.memory: return print(json.dumps(step_memory(*args.memory)))
     if args.folder is None: p.error("give the folder with california/california_housing.csv.gz")
-    table, lines = load_table('california', args.folder), []
-    n = sum(len(o) for o in pairs.values())*(args.repeats+1)
-    bar = progress_bar(range(n))
-    ticks = iter(range(1, n+1))
-    bar.update(0)
-
-    def tick(name):
-        bar.comment = name
-        bar.update(next(ticks))
+    table, lines = load_dataset('california', args.folder), []
     for title, fits in pairs.items():
-        found = times(table, fits, args.repeats, tick)
+        found = interleaved({k: lambda fit=fit: fit(table, 0)['seconds'] for k, fit in fits.items()}, args.repeats)
         base = next(iter(found.values()))
-        lines += [f'## Beside {title}', '', '| fit | seconds | ratio |', '|---|---|---|',
-                  *(f'| {k} | {v:.2f} | {v/base:.2f} |' for k, v in found.items()), '']
+        rows = [[k, f'{v:.2f}', f'{v/base:.2f}'] for k, v in found.items()]
+        lines += [f'## Beside {title}', '', *markdown(['fit', 'seconds', 'ratio'], rows)]
     lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 units, on the same batches of 256, with '
               'the optimizers of `dropconnect_learner`; MB',
-              'after a step (weights, gradients, state of the optimizer), and at the peak of a step.', '',
-              '| masks | 8 nets | 8 members | ratio | peak, 8 nets | peak, 8 members | ratio |',
-              '|---|---|---|---|---|---|---|']
+              'after a step (weights, gradients, state of the optimizer), and at the peak of a step.', '']
+    rows = []
     for mask in ('', 'trainable', 'frozen', 'resampled'):
         def both(*kind): return map(median, zip(*(measured_apart(*kind, mask) for _ in range(3))))
         (a, top_a), (b, top_b) = both(1, 8), both(8, 1)
-        lines.append(f"| {mask or 'none'} | {a:.0f} | {b:.0f} | {b/a:.2f} | {top_a:.0f} | {top_b:.0f} | "
-                     f"{top_b/top_a:.2f} |")
-    lines.append('')
+        rows.append([mask or 'none', f'{a:.0f}', f'{b:.0f}', f'{b/a:.2f}', f'{top_a:.0f}', f'{top_b:.0f}',
+                     f'{top_b/top_a:.2f}'])
+    lines += markdown(['masks', '8 nets', '8 members', 'ratio', 'peak, 8 nets', 'peak, 8 members', 'ratio'], rows)
     head = (f"One epoch of {len(table.train_idx):,} rows, batches of 256; medians of {args.repeats} interleaved "
-            f"repeats; {torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.")
-    text = '\n'.join(['# Members in one pass', '', head, '', *lines])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+            f"repeats; {machine()}.")
+    write_page('\n'.join(['# Members in one pass', '', head, '', *lines]), args.out)
 
 
 if __name__ == '__main__': main()

@@ -1,18 +1,57 @@
-"What the benchmarks write: tables in Markdown, and files with a line for each fit"
+"What the benchmarks share: options, lines for each fit, times side by side, processes of their own, pages in Markdown"
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
 from fastprogress.fastprogress import progress_bar
 from joblib import Parallel, delayed
 
-from dropconnect_tab.bench.files import append_jsonl, read_jsonl
+from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
 
+warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+
+
+def options(doc, folder='folder', out='file', **numbers):
+    "A parser of the options that scripts have: a `folder` of data, `--out`, and numbers by their names with defaults"
+    p = argparse.ArgumentParser(description=doc.splitlines()[0])
+    if folder: p.add_argument(folder, type=Path)
+    p.add_argument('--out', type=Path, required=out == 'folder', help="folder for results" if out == 'folder' else
+                   "file for the page, else it is printed only")
+    for k, v in numbers.items():
+        p.add_argument(f"--{k.replace('_', '-')}", type=type(v), default=v, help=f"{v} by default")
+    return p
+
+
+# --- Pages ---
 
 def markdown(head, rows):
     "Lines of a table, and an empty one"
-    return ['| '+' | '.join(o)+' |' for o in (head, ['---']*len(head), *rows)] + ['']
+    return ['| '+' | '.join(map(str, o))+' |' for o in (head, ['---']*len(head), *rows)] + ['']
 
+
+def write_page(text, file=None):
+    "Print a page, and write it"
+    print(text)
+    if file: write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+
+
+def machine():
+    "What the times of a page depend on"
+    import torch
+    return f"{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}"
+
+
+# --- Lines for each fit ---
 
 def once(file, key, fit):
     "Adds a line to `file` with what `fit()` finds, unless one with the same values of `key` is there"
-    if any(all(line[k] == v for k, v in key.items()) for line in read_jsonl(file)): return
+    if any(all(line.get(k) == v for k, v in key.items()) for line in read_jsonl(file)): return
     append_jsonl(file, {**key, **fit()})
 
 
@@ -21,3 +60,32 @@ def side_by_side(file, fit, todo, jobs):
     done = Parallel(jobs, return_as='generator_unordered')(delayed(fit)(*o) for o in todo)
     for lines in progress_bar(done, total=len(todo)):
         for line in lines: append_jsonl(file, line)
+
+
+def write_study(out, name, fill, table):
+    "Let `fill` add lines to OUT/runs.jsonl, and write what `table` makes of OUT to OUT/`name`.md"
+    with lock_folder(out):
+        fill(out/'runs.jsonl')
+        write_page(table(out), out/f'{name}.md')
+
+
+# --- Times ---
+
+def interleaved(fs, repeats, label='', warm=1, limit=float('inf')):
+    "Median seconds of each function of `fs`, in turns; no further turn after `limit` seconds, but one that counts"
+    seconds, bar, begun = {k: [] for k in fs}, progress_bar(range(repeats+warm)), time.perf_counter()
+    for i in bar:
+        if i > warm and time.perf_counter()-begun > limit: break
+        for k, f in fs.items():
+            bar.comment = f'{label} {k}'
+            start = time.perf_counter()
+            found = f()
+            if i >= warm: seconds[k].append(found if isinstance(found, float) else time.perf_counter()-start)
+    return {k: median(v) for k, v in seconds.items()}
+
+
+def apart(script, *args, **kwargs):
+    "What a script with `args` prints in a process of its own: its last line, as JSON"
+    command = [sys.executable, '-W', 'ignore', script, *map(str, args)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **kwargs)
+    return json.loads(done.stdout.splitlines()[-1])

@@ -8,24 +8,13 @@ tables of random numbers with many columns.
 
 FOLDER has california/, bike/, adult/ and bulldozers-2012/.
 """
-import argparse
-import platform
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import torch
 from defaults import TABLES, load
-from ensembles import times
-from fastprogress.fastprogress import progress_bar
-from files import markdown
+from files import interleaved, machine, markdown, options, write_page
 
-from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
-from dropconnect_tab.bench.tables import Table
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+from dropconnect_tab.bench.methods import METHODS
+from dropconnect_tab.bench.datasets import Dataset
 
 WIDE = {f'{n} random numbers': n for n in (50, 300)}
 
@@ -34,40 +23,36 @@ def wide(n, rows=6000):
     "A table of `n` columns of random numbers"
     df = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, n+1))).add_prefix('c')
     train, test = np.split(np.arange(rows), [5000])
-    return Table(f'wide-{n}', 'random', 'all', df, 'c0', [], list(df)[1:], train, test)
+    return Dataset(f'wide-{n}', 'random', 'all', df, 'c0', [], list(df)[1:], train, test)
 
 
 def fits_of(bs):
     "The fits that stand side by side"
     common = dict(epochs=1, bs=bs)
-    return {'fastai': Method('fastai', common).fit,
-            'default': Method('default', dict(common, loader='fastai')).fit,
-            'default, TabTensorDL': Method('default', dict(common, loader='tensors')).fit}
+    return {'fastai': METHODS['fastai'].variant(**common).fit,
+            'default': METHODS['default'].variant(**common, loader='fastai').fit,
+            'default, TabTensorDL': METHODS['default'].variant(**common, loader='tensors').fit}
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
-    p.add_argument('--repeats', type=int, default=5)
+    p = options(__doc__, repeats=5)
     p.add_argument('--tables', nargs='+', default=list(TABLES))
-    p.add_argument('--out', type=Path, help="file for the table, else it is printed only")
     args = p.parse_args()
     names = list(fits_of(1))
     head = ['table', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
     rows = []
-    for name in (bar := progress_bar([*args.tables, *WIDE])):
+    for name in [*args.tables, *WIDE]:
         table = wide(WIDE[name]) if name in WIDE else load(name, args.folder)
         _, bs = TABLES.get(name, (None, 256))
-        found = times(table, fits_of(bs), args.repeats, lambda o: setattr(bar, 'comment', f'{name}, {o}'))
+        fits = {k: lambda fit=fit: fit(table, 0)['seconds'] for k, fit in fits_of(bs).items()}
+        found = interleaved(fits, args.repeats, name)
         base, *others = found.values()
         times_ratios = [*(f'{v:.2f}' for v in found.values()), *(f'{v/base:.1f}' for v in others)]
         rows.append([name, f'{len(table.train_idx):,}', *times_ratios])
     text = '\n'.join([
         '# Time of a fit', '', f'One epoch, validation included; medians of {args.repeats} interleaved repeats; '
-        f'{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}.',
-        '', *markdown(head, rows)])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+        f'{machine()}.', '', *markdown(head, rows)])
+    write_page(text, args.out)
 
 
 if __name__ == '__main__': main()

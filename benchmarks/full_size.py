@@ -6,19 +6,16 @@ checking, features, loaders), seconds of an epoch (of the fit, for trees), and t
 
     python benchmarks/full_size.py --out benchmarks/full_size.md
 """
-import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
 from fastprogress.fastprogress import progress_bar
+from files import machine, markdown, options, write_page
 
-from dropconnect_tab.bench.files import write_whole
 from dropconnect_tab.bench.methods import METHODS, read_method
 from dropconnect_tab.bench.runs import read_runs
 from dropconnect_tab.bench.synthetic import write_synthetic
@@ -45,26 +42,21 @@ def run(path, arm, columns, epochs, folder):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = options(__doc__, folder=None, rows=ROWS, epochs=2)
     p.add_argument('--arms', nargs='+', default=ARMS)
-    p.add_argument('--rows', type=int, default=ROWS)
-    p.add_argument('--epochs', type=int, default=2, help="epochs of each net")
     p.add_argument('--columns', nargs='+', default=['book', 'own'])
-    p.add_argument('--out', help="file for the table, else it is printed only")
     args = p.parse_args()
-    lines = ['| columns | arm | seconds before the fit | seconds per epoch (trees: whole fit) | peak memory, GB |',
-             '|---|---|---|---|---|']
+    rows = []
     with tempfile.TemporaryDirectory() as tmp:
         path = write_synthetic(Path(tmp)/'TrainAndValid.zip', args.rows, start='1989-01-17', end='2012-04-30')
         for columns, arm in progress_bar([(c, a) for c in args.columns for a in args.arms]):
             wall, peak, res = run(path, arm, columns, args.epochs, Path(tmp)/columns)
             per = res['seconds']/res['params'].get('epochs', 1)
-            lines.append(f"| {columns} | {arm} | {wall-res['seconds']:.0f} | {per:.1f} | {peak:.1f} |")
+            rows.append([columns, arm, f"{wall-res['seconds']:.0f}", f'{per:.1f}', f'{peak:.1f}'])
     head = (f"{args.rows:,} synthetic sales, split `book` ({res['rows']['train']:,} to train on), batches of 1,024; "
-            f"device {res['device']}, {res['threads']} threads, {platform.system()}, torch {torch.__version__}.")
-    text = '\n'.join(["# Full size", '', head, '', *lines, ''])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+            f"device {res['device']}, {machine()}.")
+    columns = ['columns', 'arm', 'seconds before the fit', 'seconds per epoch (trees: whole fit)', 'peak memory, GB']
+    write_page('\n'.join(["# Full size", '', head, '', *markdown(columns, rows)]), args.out)
 
 
 if __name__ == '__main__': main()

@@ -7,7 +7,6 @@ until then, and the next one starts. All parts together take eight minutes at mo
     python benchmarks/gpu.py --out FOLDER      # writes FOLDER/gpu.md and FOLDER/gpu.json
     python benchmarks/gpu.py --small --out FOLDER      # a trial on few rows, which runs on a CPU too
 """
-import argparse
 import gc
 import json
 import platform
@@ -24,13 +23,13 @@ from pathlib import Path
 import torch
 from fastai.tabular.all import trainable_params
 from ensembles import steps_of
-from files import markdown
-from speed import BS, LAYERS, ROWS, drain, epoch, interleaved, quiet, stock, synchronize, table_of
+from files import interleaved, markdown, options, write_page
+from speed import BS, LAYERS, ROWS, drain, epoch, quiet, stock, synchronize, table_of
 
 from dropconnect_tab.all import dropconnect_learner, fast_dls, only_masks
 from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import METHODS, Method, y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.methods import METHODS, y_limits
+from dropconnect_tab.bench.datasets import dataset_dls
 
 TOTAL = 480  # seconds of all parts
 PACKAGES = 'torch', 'fastai', 'numpy', 'pandas', 'scikit-learn', 'rtdl_num_embeddings', 'triton'
@@ -53,7 +52,7 @@ class Kit:
     @cached_property
     def y_range(self): return y_limits(self.table.targets(self.table.train_idx))
     @cached_property
-    def theirs(self): return table_dls(self.table, BS, self.device)
+    def theirs(self): return dataset_dls(self.table, BS, self.device)
     @cached_property
     def ours(self): return fast_dls(self.theirs)
 
@@ -198,7 +197,7 @@ def memory(kit, limit):
 def experiment(kit, limit):
     "One seed, few epochs: the order of the arms is no result"
     # Those that can take the fast loader do, and come first
-    nets = [o for o, recipe in METHODS.items() if {'epochs', 'bs'} <= recipe.examples.keys() and not recipe.parts]
+    nets = [k for k, o in METHODS.items() if {'epochs', 'bs'} <= o.examples.keys() and not o.parts]
     fast = [o for o in nets if 'loader' in METHODS[o].examples]
     deadline = time.perf_counter()+limit
     for name in [*fast, *(o for o in nets if o not in fast)]:
@@ -207,7 +206,7 @@ def experiment(kit, limit):
             loader = 'tensors' if name in fast else 'fastai'
             settings = dict(epochs=1 if kit.small else 2, bs=BS, **({'loader': loader} if name in fast else {}))
             if kit.small and 'layers' in METHODS[name].examples: settings['layers'] = tuple(kit.layers)
-            found = Method(name).with_shared(**settings).fit(kit.table, 0, kit.device)
+            found = METHODS[name].with_shared(**settings).fit(kit.table, 0, kit.device)
         except TimeoutError:
             deadline = 0  # the others are named, too
             yield [name, '', '', 'not run: no time left']
@@ -215,7 +214,7 @@ def experiment(kit, limit):
         else:
             error = found['pred'][:, 0]-kit.table.targets(kit.table.test_idx)
             yield [name, round(float((error**2).mean()**.5), 4), round(found['seconds'], 2), f'{loader} loader']
-    for name in (o for o, recipe in METHODS.items() if recipe.authors):
+    for name in (k for k, o in METHODS.items() if o.authors):
         yield [name, '', '', 'left out: as its authors advise, it trains for hundreds of epochs']
 
 
@@ -297,13 +296,12 @@ def page(head, parts):
              *(['Not run, or stopped early:', '', *left, ''] if left else ['All parts ran.', ''])]
     for o in parts:
         lines += [f"## {o['title']}", '', f"{o['seconds']} s." + (f" {o['not_run']}." if o['not_run'] else ''), '']
-        if o['rows']: lines += markdown(o['head'], [[str(v) for v in row] for row in o['rows']])
+        if o['rows']: lines += markdown(o['head'], o['rows'])
     return '\n'.join(lines)
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--out', type=Path, required=True, help="folder for gpu.md and gpu.json")
+    p = options(__doc__, folder=None, out='folder')
     p.add_argument('--small', action='store_true', help="few rows, one repeat, tiny nets: a trial")
     args = p.parse_args(argv)
     if not (args.small or torch.cuda.is_available()): p.error("no CUDA device: give --small for a trial on the CPU")
@@ -312,8 +310,7 @@ def main(argv=None):
     head = about(kit)
     text = page(head, parts)
     write_whole(args.out/'gpu.json', lambda f: f.write_text(json.dumps({**head, 'parts': parts}, indent=1)))
-    write_whole(args.out/'gpu.md', lambda f: f.write_text(text, encoding='utf-8'))
-    print(text)
+    write_page(text, args.out/'gpu.md')
 
 
 if __name__ == '__main__': main()

@@ -11,12 +11,9 @@ OUT/embeddings.png. What is there is not repeated.
 
 FOLDER has bulldozers-codes/, bulldozers-2012/, california/, bike/ and adult/.
 """
-import argparse
 import time
-import warnings
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,17 +21,15 @@ import pandas as pd
 import torch
 from beyond import AverageWeights, DecayDropped, DropAgain, DropSmall, SlowDropped
 from fastai.tabular.all import Adam, set_seed
-from files import markdown, side_by_side
+from files import markdown, options, side_by_side, write_study
 from scipy.stats import t as student
 
-from dropconnect_tab.bench.bulldozers import bulldozers_table
-from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
-from dropconnect_tab.bench.runs import errors
-from dropconnect_tab.bench.tables import load_table, table_dls
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
+from dropconnect_tab.bench.files import read_jsonl, write_whole
+from dropconnect_tab.bench.runs import dataset_errors
+from dropconnect_tab.bench.datasets import load_dataset, dataset_dls
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.masks import draw_mask, find_linears
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
 
 # --- Tables ---
@@ -55,10 +50,10 @@ def as_categories(table):
 
 def load(name, folder):
     "A table whose test rows are a slice of the training rows of the table that it is made from"
-    if name == 'bulldozers-2012': return bulldozers_table(folder/'bulldozers-2012', '2012', 'own').slice()
-    if name == 'bulldozers-codes': return load_table(name, folder)  # its test rows are those for development
-    if name == 'digits-categories': return as_categories(load_table('digits').slice())
-    table = load_table(name.removesuffix('-crossed'), folder).slice()
+    if name == 'bulldozers-2012': return bulldozers_dataset(folder/'bulldozers-2012', '2012', 'own').slice()
+    if name == 'bulldozers-codes': return load_dataset(name, folder)  # its test rows are those for development
+    if name == 'digits-categories': return as_categories(load_dataset('digits').slice())
+    table = load_dataset(name.removesuffix('-crossed'), folder).slice()
     return crossed(table) if name.endswith('-crossed') else table
 
 
@@ -188,7 +183,7 @@ def fit(name, arm, seed, folder):
         rows = np.random.default_rng(seed).permutation(np.asarray(table.train_idx))
         table = replace(table, train_idx=np.sort(rows[:int(part*len(rows))]))
     set_seed(seed, reproducible=True)
-    dls, wd = table_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
+    dls, wd = dataset_dls(table, bs, 'cpu', 'tensors'), kwargs.pop('wd', None)
     epochs, scaled = epochs*kwargs.pop('epochs', 1), kwargs.pop('scaled', False)
     cbs, by_member = [o() for o in kwargs.pop('cbs', ())], kwargs.pop('by_member', None)
     if 'start' in kwargs:
@@ -206,7 +201,7 @@ def fit(name, arm, seed, folder):
     begin = time.perf_counter()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, wd=wd, cbs=cbs)
     seconds = time.perf_counter()-begin
-    found = errors(learn.get_preds()[0].numpy(), table.targets(table.test_idx), 'logloss' if table.classes else 'rmse')
+    found = dataset_errors(table, learn.get_preds()[0].numpy())
     masks = learn.model.weight_masks
     return [dict(table=name, start=arm, seed=seed, **found, seconds=round(seconds, 1), epochs=epochs, bs=bs,
                 lr=learn.lr, unit=getattr(masks, 'unit', 'weight'), weight_p=list(masks.weight_p.values()),
@@ -218,14 +213,14 @@ def fit(name, arm, seed, folder):
 def key(o): return o['table'], o['start'], o['seed']
 
 
-def run(folder, out, tables, studies, jobs):
+def run(file, folder, tables, studies, jobs):
     "Fit what is not there, the first seeds of all studies first"
     todo = [(t, a, s) for s in range(5) for study in studies for on, arms, seeds in [STUDIES[study]]
             for t in on for a in arms if t in tables and s < seeds]
-    there = {key(o) for o in read_jsonl(out/'runs.jsonl')}
+    there = {key(o) for o in read_jsonl(file)}
     todo = [(*o, folder) for o in dict.fromkeys(todo) if o not in there]
     from inputs import fit  # by its name: what a script has of its own cannot go to other processes
-    side_by_side(out/'runs.jsonl', fit, todo, jobs)
+    side_by_side(file, fit, todo, jobs)
 
 
 # --- What came of it ---
@@ -326,20 +321,14 @@ def draw_embeddings(out):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
+    p = options(__doc__, out='folder', jobs=1)
     p.add_argument('--tables', nargs='+', default=list(TABLES))
     p.add_argument('--studies', nargs='+', default=list(STUDIES))
-    p.add_argument('--jobs', type=int, default=1, help="fits side by side")
-    p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
-    with lock_folder(args.out):
-        run(args.folder.resolve(), args.out, args.tables, args.studies, args.jobs)
-        text = inputs_table(args.out)
-        write_whole(args.out/'inputs.md', lambda f: f.write_text(text, encoding='utf-8'))
-        draw(args.out)
-        draw_embeddings(args.out)
-    print(text)
+    given = args.folder.resolve(), args.tables, args.studies, args.jobs
+    write_study(args.out, 'inputs', lambda file: run(file, *given), inputs_table)
+    draw(args.out)
+    draw_embeddings(args.out)
 
 
 if __name__ == '__main__': main()

@@ -11,7 +11,7 @@ what went wrong, told below.
 Only this package is needed: the column of a tool that is not there says `not installed`. It runs on the CPU, with
 fixed seeds, in less than a minute, and exits with 1 if a cell of this package is broken.
 """
-import argparse, contextlib, io, sys, tempfile, textwrap, warnings
+import contextlib, io, sys, tempfile, textwrap, warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
+from files import markdown, options, write_page
 from torch.nn.utils import parametrize, prune
 
 import dropconnect_tab
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, only_masks
-from dropconnect_tab.bench.files import write_whole
 
 sys.path.append(str(Path(__file__).resolve().parent.parent/'tests'))
 from habits import Watch, habits, layers  # noqa: E402
@@ -236,36 +236,19 @@ def versions():
     others = [f"{o} {of(o)}" for o in ('fastai','torch','fasterai')]
     return ', '.join([*others, f"dropconnect_tab {dropconnect_tab.__version__}"])
 
-def as_text(matrix):
-    "The matrix for a terminal"
-    short,errors = shorten(matrix)
-    heads = [t.name.split(maxsplit=1) for t in tools]
-    table = [['',*(w[0] for w in heads)], ['',*(w[-1] if len(w)>1 else '' for w in heads)]]
-    table += [[h,*row] for h,row in short.items()]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = ['  '.join(c.ljust(w) for c,w in zip(row, widths)).rstrip() for row in table]
-    lines.insert(2, '  '.join('-'*w for w in widths))
-    def wrap(text, indent): return textwrap.fill(text, 120, subsequent_indent=' '*indent, break_long_words=False)
-    numbered = [wrap(f"[{i}] {e}", 4) for i,e in enumerate(errors, 1)]
-    return '\n'.join([*(wrap(f"- {o}", 2) for o in notes), '', *lines, '', *numbered, '', versions()])
-
 def as_markdown(matrix):
     "The matrix as a page of Markdown"
     short,errors = shorten(matrix)
-    table = [['habit',*(t.name for t in tools)], ['---']*(len(tools)+1), *([h,*row] for h,row in short.items())]
-    lines = [f"| {' | '.join(row)} |" for row in table]
+    lines = markdown(['habit',*(t.name for t in tools)], [[h,*row] for h,row in short.items()])
     numbered = [f"{i}. `` {e} ``" for i,e in enumerate(errors, 1)]
-    return '\n'.join(["# A frozen mask in a fastai life", '', *(f"- {o}" for o in notes), '', *lines, '',
+    return '\n'.join(["# A frozen mask in a fastai life", '', *(f"- {o}" for o in notes), '', *lines,
                       *numbered, '', versions(), ''])
 
 def main(args=None):
     "Print the matrix; exit with 1 if one of our cells is broken"
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--out', help="Markdown file to write the matrix to")
-    out = p.parse_args(args).out
+    out = options(__doc__, folder=None).parse_args(args).out
     matrix = fill()
-    print(f'\n{as_text(matrix)}')
-    if out: write_whole(out, lambda path: path.write_text(as_markdown(matrix), encoding='utf-8'))
+    write_page(as_markdown(matrix), out)
     sys.exit(int(any(c.startswith('broken') for row in matrix.values() for c,t in zip(row, tools) if t.ours)))
 
 if __name__ == '__main__': main()

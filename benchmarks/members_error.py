@@ -9,17 +9,14 @@ layers, epochs and batches were searched as well (`benchmarks/bulldozers_2012.sh
 
 FOLDER has california/, bike/ and adult/. Runs that are there are not repeated.
 """
-import argparse
-import warnings
 from pathlib import Path
 
-from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.methods import Method
-from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
-from dropconnect_tab.bench.runs import measure_of, run_methods, table_folder
-from dropconnect_tab.bench.tables import load_table, tables
+from files import markdown, options, write_page
 
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+from dropconnect_tab.bench.methods import METHODS
+from dropconnect_tab.bench.report import format_percent, read_results, report, summarise
+from dropconnect_tab.bench.runs import measure_of, run_methods, dataset_folder
+from dropconnect_tab.bench.datasets import load_dataset
 
 ARMS = ['dense', 'members-dense', 'members-masked', 'deep-ensemble', 'tabm-small']
 EPOCHS = dict(california=12, bike=12, adult=6)
@@ -28,36 +25,30 @@ EPOCHS = dict(california=12, bike=12, adult=6)
 def members_table(folders):
     "The error of each arm, and what masked members differ by, with its 95% interval, as Markdown"
     masked, others = 'members-masked', [o for o in ARMS if o != 'members-masked']
-    lines = [f"| table | error | masked members | {' | '.join(others)} |", '|---|---|---|'+'---|'*len(others)]
+    rows = []
     for folder in folders:
         results = [r for r in read_results(folder) if r['arm'] in ARMS]
         measure, mean = measure_of(results[0]), summarise(results)[measure_of(results[0])]
 
         def cell(other):
             return f'{mean[other]:.4f}: {format_percent(results, masked, other)}'
-        lines.append(f"| {folder.name} | {measure} | {mean[masked]:.4f} | {' | '.join(map(cell, others))} |")
-    return '\n'.join(lines)
+        rows.append([folder.name, measure, f'{mean[masked]:.4f}', *map(cell, others)])
+    return '\n'.join(markdown(['table', 'error', 'masked members', *others], rows)[:-1])
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
-    p.add_argument('--tables', nargs='+', default=list(tables))
-    p.add_argument('--seeds', type=int, default=5)
-    p.add_argument('--search', type=int, default=6, help="settings to try for each arm")
-    p.add_argument('--out', type=Path, required=True)
+    p = options(__doc__, out='folder', seeds=5, search=6)
+    p.add_argument('--tables', nargs='+', default=list(EPOCHS))
     p.add_argument('--with', type=Path, nargs='*', default=[], dest='others', help="other folders for the table")
     args = p.parse_args()
     folders = list(args.others)
     for name in args.tables:
-        table = load_table(name, args.folder)
-        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
+        table = load_dataset(name, args.folder)
+        run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, search=args.search, epochs=EPOCHS[name],
                     bs=256, layers=(200, 100), n_blocks=2, d_block=256, bins=0)
-        folders.append(table_folder(args.out, table.name, table.split))
+        folders.append(dataset_folder(args.out, table.name, table.split))
         report(folders[-1])
-    text = members_table(folders)
-    print(text)
-    write_whole(args.out/'members.md', lambda f: f.write_text(text+'\n', encoding='utf-8'))
+    write_page(members_table(folders)+'\n', args.out/'members.md')
 
 
 if __name__ == '__main__': main()

@@ -7,20 +7,17 @@ each fit goes to OUT/runs.jsonl, and the table of mean errors to OUT/native.md. 
 
 FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/.
 """
-import argparse
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from defaults import load
 from fastprogress.fastprogress import progress_bar
-from files import markdown, once
+from files import markdown, once, options, write_study
 
-from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
-from dropconnect_tab.bench.methods import Method
-from dropconnect_tab.bench.runs import errors
-from dropconnect_tab.bench.tables import Table
+from dropconnect_tab.bench.files import read_jsonl
+from dropconnect_tab.bench.methods import METHODS
+from dropconnect_tab.bench.runs import dataset_errors
 
 warnings.filterwarnings('ignore')
 
@@ -28,21 +25,10 @@ TABLES = ['california', 'bike', 'adult', 'bulldozers', 'codes']
 PACKAGES = ['xgb', 'lgbm', 'catboost']
 
 
-def codes(folder):
-    "Sales of all years, whose categories are codes: all columns but two"
-    df = pd.read_csv(folder/'bulldozers-codes'/'train.csv.gz')
-    conts = ['machine_hours_current_meter', 'age']
-    test = np.random.default_rng(1).random(len(df)) < .2
-    cats = [o for o in df if o not in (*conts, 'log_price')]
-    return Table('bulldozers', 'codes', 'all', df, 'log_price', cats, conts, np.flatnonzero(~test),
-                 np.flatnonzero(test))
-
-
 def fit(table, name, native, seed):
     "Error and seconds of one fit"
-    found, measure = Method(name, dict(native=native)).fit(table, seed), 'logloss' if table.classes else 'rmse'
-    error = errors(found['pred'], table.targets(table.test_idx), measure)[measure]
-    return dict(error=error, seconds=round(found['seconds'], 1))
+    found = METHODS[name].variant(native=native).fit(table, seed)
+    return dict(error=dataset_errors(table, found['pred'])[table.measure], seconds=round(found['seconds'], 1))
 
 
 def native_table(out):
@@ -64,23 +50,18 @@ def native_table(out):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
+    p = options(__doc__, out='folder', seeds=3)
     p.add_argument('--tables', nargs='+', default=TABLES)
-    p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
-    tables = {o: (codes(args.folder) if o == 'codes' else load(o, args.folder)).slice() for o in args.tables}
+    tables = {o: load(o, args.folder).slice() for o in args.tables}
     todo = [(o, name, native, seed) for seed in range(args.seeds) for o in tables for name in PACKAGES
             for native in (False, True)]
-    with lock_folder(args.out):
+
+    def fill(file):
         for o, name, native, seed in (bar := progress_bar(todo)):
             bar.comment = f'{name} on {o}'
-            once(args.out/'runs.jsonl', dict(table=o, method=name, native=native, seed=seed),
-                 lambda: fit(tables[o], name, native, seed))
-        text = native_table(args.out)
-        write_whole(args.out/'native.md', lambda f: f.write_text(text, encoding='utf-8'))
-    print(text)
+            once(file, dict(table=o, method=name, native=native, seed=seed), lambda: fit(tables[o], name, native, seed))
+    write_study(args.out, 'native', fill, native_table)
 
 
 if __name__ == '__main__': main()

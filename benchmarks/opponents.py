@@ -7,19 +7,15 @@ OUT/<table>-few/, as those of every experiment.
 
 FOLDER has california/ and adult/. Runs that are there are not repeated.
 """
-import argparse
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+from files import options
 
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.report import report
-from dropconnect_tab.bench.runs import run_methods, table_folder
-from dropconnect_tab.bench.tables import load_table
-
-warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
+from dropconnect_tab.bench.runs import run_methods, dataset_folder
+from dropconnect_tab.bench.datasets import load_dataset
 
 ARMS = ['tabm', 'tabm-small', 'realmlp', 'lgbm', 'xgb', 'catboost', 'default']
 
@@ -33,17 +29,12 @@ def few(table, n_train, n_test):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
-    p.add_argument('--rows', type=int, default=2000, help="rows to train on, and as many to test on")
-    p.add_argument('--seeds', type=int, default=2)
-    p.add_argument('--jobs', type=int, default=1, help="runs side by side")
-    p.add_argument('--out', type=Path, required=True)
+    p = options(__doc__, out='folder', rows=2000, seeds=2, jobs=1)
     args = p.parse_args()
     for name in ('california', 'adult'):
-        table = few(load_table(name, args.folder), args.rows, args.rows)
-        run_methods(table, [Method(o) for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
-        print(report(table_folder(args.out, table.name, table.split)), '\n')
+        table = few(load_dataset(name, args.folder), args.rows, args.rows)
+        run_methods(table, [METHODS[o] for o in ARMS], args.seeds, args.out, jobs=args.jobs, bs=256)
+        print(report(dataset_folder(args.out, table.name, table.split)), '\n')
 
 
 if __name__ == '__main__': main()

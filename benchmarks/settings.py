@@ -11,24 +11,22 @@ each fit, and the table of mean errors to OUT/settings.md. What is there is not 
 
 FOLDER has california/, bike/, adult/ and bulldozers-2012/.
 """
-import argparse
 import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
-from defaults import TABLES, load
+from defaults import RENAMED, TABLES, load
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
-from files import markdown, once
+from files import markdown, once, options, write_study
 from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
-from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
-from dropconnect_tab.bench.runs import errors
+from dropconnect_tab.bench.files import read_jsonl
+from dropconnect_tab.bench.runs import dataset_errors
 from dropconnect_tab.bench.methods import L1Penalty, y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.embeddings import bin_edges
 
 warnings.filterwarnings('ignore')
@@ -78,7 +76,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     "Error and seconds of one fit"
     set_seed(seed, reproducible=True)
     if quantile and table.cont_names: table = quantiles(table)
-    dls = table_dls(table, bs, 'cpu', loader)
+    dls = dataset_dls(table, bs, 'cpu', loader)
     if half: kwargs['emb_szs'] = {c: max(2, n//2) for c, (_, n) in zip(dls.cat_names, get_emb_sz(dls.train_ds))}
     if y_range and not table.classes: kwargs['y_range'] = y_limits(table.targets(table.train_idx))
     if kwargs.get('mask') != 'resampled': kwargs['seed'] = seed
@@ -94,9 +92,7 @@ def fit(table, seed, epochs, bs, *, quantile_bins=False, quantile=False, periodi
     start = time.perf_counter()
     with learn.no_logging(): (learn.fit_flat_cos if flat else learn.fit_one_cycle)(epochs)
     seconds = time.perf_counter()-start
-    measure = 'logloss' if table.classes else 'rmse'
-    pred = learn.get_preds()[0].numpy()
-    return dict(error=errors(pred, table.targets(table.test_idx), measure)[measure], seconds=round(seconds, 1))
+    return dict(error=dataset_errors(table, learn.get_preds()[0].numpy())[table.measure], seconds=round(seconds, 1))
 
 
 def settings_table(out):
@@ -118,23 +114,18 @@ def settings_table(out):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('folder', type=Path)
+    p = options(__doc__, out='folder', seeds=1)
     p.add_argument('--tables', nargs='+', default=SLICED)
     p.add_argument('--variants', nargs='+', default=list(VARIANTS))
-    p.add_argument('--seeds', type=int, default=1)
-    p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     tables = {o: load(o, args.folder).slice() for o in args.tables}
-    with lock_folder(args.out):
-        for seed in range(args.seeds):
-            for variant in progress_bar(args.variants):
-                for name, table in tables.items():
-                    once(args.out/'runs.jsonl', dict(table=name, variant=variant, seed=seed),
-                         lambda: fit(table, seed, *TABLES[name], **{**START, **VARIANTS[variant]}))
-        text = settings_table(args.out)
-        write_whole(args.out/'settings.md', lambda f: f.write_text(text, encoding='utf-8'))
-    print(text)
+
+    def fill(file):
+        for seed, variant in progress_bar([(s, o) for s in range(args.seeds) for o in args.variants]):
+            for name, table in tables.items():
+                once(file, dict(table=name, variant=variant, seed=seed),
+                     lambda: fit(table, seed, *TABLES[RENAMED.get(name, name)], **{**START, **VARIANTS[variant]}))
+    write_study(args.out, 'settings', fill, settings_table)
 
 
 if __name__ == '__main__': main()

@@ -18,8 +18,6 @@ Everything is measured in interleaved repeats, and medians are reported:
 """
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -31,18 +29,16 @@ from unittest import mock
 import torch
 from fastai.tabular.all import *
 from fastai.text.models.awdlstm import WeightDropout
-from fastprogress.fastprogress import progress_bar
-from files import markdown
+from files import apart, interleaved, markdown, options, write_page
 from lifecycle import Masked, fasterai_callback
 from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls, only_masks
-from dropconnect_tab.bench.files import write_whole
-from dropconnect_tab.bench.bulldozers import bulldozers_table
+from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.synthetic import write_synthetic
 from dropconnect_tab.bench.methods import y_limits
-from dropconnect_tab.bench.tables import table_dls
+from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.layers import FrozenLinear
 
 warnings.filterwarnings('ignore')
@@ -52,19 +48,6 @@ ROWS, BS, LAYERS = 412_698, 1024, [500, 250]
 
 def synchronize(device):
     if torch.device(device).type == 'cuda': torch.cuda.synchronize()
-
-
-def interleaved(fs, repeats, label, warm=1, limit=float('inf')):
-    "Median seconds of each function of `fs`, in turns; no further turn after `limit` seconds, but one that counts"
-    seconds, bar, begun = {k: [] for k in fs}, progress_bar(range(repeats+warm)), time.perf_counter()
-    bar.comment = label
-    for i in bar:
-        if i > warm and time.perf_counter()-begun > limit: break
-        for k, f in fs.items():
-            start = time.perf_counter()
-            found = f()
-            if i >= warm: seconds[k].append(found if isinstance(found, float) else time.perf_counter()-start)
-    return {k: median(v) for k, v in seconds.items()}
 
 
 class Clock(Callback):
@@ -240,13 +223,13 @@ def answers(table, dls, y_range, repeats):
 def table_of(rows):
     with tempfile.TemporaryDirectory() as tmp:
         path = write_synthetic(Path(tmp)/'TrainAndValid.zip', rows, start='1989-01-17', end='2012-04-30')
-        return bulldozers_table(path, 'book', 'own')
+        return bulldozers_dataset(path, 'book', 'own')
 
 
 def peak(kind, rows, device):
     "Peak memory in MB that an epoch with a loader adds to what is there before"
     table = table_of(rows)
-    dls = table_dls(table, BS, device, kind)
+    dls = dataset_dls(table, BS, device, kind)
     learn = dropconnect_learner(dls, layers=LAYERS, y_range=y_limits(table.targets(table.train_idx)),
                                 weight_p=0, **only_masks)
     run = epoch(learn)
@@ -262,19 +245,15 @@ def first_rows(dls, n):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--rows', type=int, default=ROWS)
-    p.add_argument('--epoch-rows', type=int, default=25_000, help="rows of an epoch of training")
-    p.add_argument('--repeats', type=int, default=5)
+    p = options(__doc__, folder=None, rows=ROWS, epoch_rows=25_000, repeats=5)
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--answers', action='store_true', help="print the table of answers, and nothing else")
     p.add_argument('--peak', help=argparse.SUPPRESS)
-    p.add_argument('--out', help="file for the tables, else they are printed only")
     args = p.parse_args()
     if args.peak: return print(json.dumps(peak(args.peak, args.rows, args.device)))
     table = table_of(args.rows)
     y_range = y_limits(table.targets(table.train_idx))
-    theirs = table_dls(table, BS, args.device)
+    theirs = dataset_dls(table, BS, args.device)
     ours = fast_dls(theirs)
     if args.answers: return print('\n'.join(answers(table, ours, y_range, args.repeats)))
 
@@ -297,10 +276,8 @@ def main():
         return [o, f'{secs[o]:.2f}', f'{secs[o]/secs[stocks]:.2f}', f'{secs[o]/of:.2f}']
     epochs = [row(o) for o in learns]
     costs = mask_costs(ours, y_range, args.repeats)
-    def apart(kind):
-        command = [sys.executable, __file__, '--peak', kind, '--rows', str(args.rows), '--device', args.device]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    peaks = {k: apart(k) for k in ('fastai', 'tensors')}
+    given = '--rows', args.rows, '--device', args.device
+    peaks = {k: apart(__file__, '--peak', k, *given) for k in ('fastai', 'tensors')}
     name = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
     text = '\n'.join([
         '# Speed', '', f'{len(table.train_idx):,} training rows, {len(table.cat_names)} categorical and '
@@ -316,8 +293,7 @@ def main():
         '## Answers', '', *answers(table, ours, y_range, args.repeats),
         '## Memory', '', 'What an epoch adds to the peak of the process, in MB (on a GPU: peak of its memory).', '',
         *markdown(['loader', 'MB'], [[k, f'{v:.0f}'] for k, v in peaks.items()])])
-    print(text)
-    if args.out: write_whole(args.out, lambda f: f.write_text(text, encoding='utf-8'))
+    write_page(text, args.out)
 
 
 if __name__ == '__main__': main()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from fastai.tabular.all import CategoryBlock, Categorify, FillMissing, Normalize, RegressionBlock, TabularDataLoaders
 
-from dropconnect_tab.bench.tables import Table
+from dropconnect_tab.bench.datasets import Dataset
 from dropconnect_tab.learner import dropconnect_learner, only_masks
 from dropconnect_tab.masks import find_linears
 
@@ -46,7 +46,7 @@ def make_dls(y='price', cat=('shop', 'day'), cont=('size', 'age'), n=400, bs=64,
 def make_table(y='price', n=200, **kwargs):
     "The first 80% for training, the rest for the test"
     rows = dict(df=make_df(n), train_idx=np.arange(n*4//5), test_idx=np.arange(n*4//5, n))
-    return Table('shops', 'random', 'all', y_name=y, cont_names=['size', 'age'],
+    return Dataset('shops', 'random', 'all', y_name=y, cont_names=['size', 'age'],
                  **{**rows, 'cat_names': ['shop', 'day'], **kwargs})
 
 

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 
 from dropconnect_tab.bench import bulldozers
 from dropconnect_tab.bench.bulldozers import (
-    COLUMNS, FEATURES, SPLITS, _class_range, book_features, bulldozers_table, check_split, load_bulldozers,
+    COLUMNS, FEATURES, SPLITS, _class_range, book_features, bulldozers_dataset, check_split, load_bulldozers,
     own_features, split_bulldozers)
 from dropconnect_tab.bench.synthetic import synthetic_sales, write_synthetic
 
@@ -365,7 +365,7 @@ def path(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('columns', ['book', 'own'])
 def test_columns_of_the_table(path, columns):
-    table = bulldozers_table(path, 'book', columns)
+    table = bulldozers_dataset(path, 'book', columns)
     feats,cats,conts = FEATURES[columns](load_bulldozers(path, verbose=False))
     assert (table.name,table.split,table.columns,table.y_name) == ('synthetic-bulldozers','book',columns,'SalePrice')
     assert (table.cat_names,table.cont_names) == (cats,conts) and table.classes is None
@@ -373,11 +373,11 @@ def test_columns_of_the_table(path, columns):
     np.testing.assert_array_equal(table.times, feats.saledate)
 
 def test_columns_make_another_fingerprint(path):
-    assert bulldozers_table(path, 'book', 'book').fingerprint != bulldozers_table(path, 'book', 'own').fingerprint
-    assert bulldozers_table(path, 'book').fingerprint == bulldozers_table(path, 'auto').fingerprint
+    assert bulldozers_dataset(path, 'book', 'book').fingerprint != bulldozers_dataset(path, 'book', 'own').fingerprint
+    assert bulldozers_dataset(path, 'book').fingerprint == bulldozers_dataset(path, 'auto').fingerprint
 
 def test_the_slice_of_2012_is_march(path):
-    whole,part = (bulldozers_table(path, o) for o in ('2012','2012-slice'))
+    whole,part = (bulldozers_dataset(path, o) for o in ('2012','2012-slice'))
     assert (whole.split,part.split) == ('2012','2012-slice')
     date = part.times.dt
     assert set(date.month.iloc[part.test_idx]) == {3} and set(date.month.iloc[part.train_idx]) == {1,2}
@@ -386,7 +386,7 @@ def test_the_slice_of_2012_is_march(path):
 
 @pytest.mark.parametrize('split', ['book', 'kaggle', 'auto'])
 def test_the_slice_of_other_splits_is_the_latest(path, split):
-    whole,part = (bulldozers_table(path, o) for o in (split, f'{split}-slice'))
+    whole,part = (bulldozers_dataset(path, o) for o in (split, f'{split}-slice'))
     assert part.split == f"{'book' if split=='auto' else split}-slice"
     kept,held = part.times.iloc[part.train_idx],part.times.iloc[part.test_idx]
     assert kept.max() < held.min()
@@ -400,12 +400,12 @@ def test_splits_that_there_are(split): check_split(split)
 @pytest.mark.parametrize('split', ['2013', '', '-slice', 'slice', 'book-slice-slice', '2012-slic', 'book-search',
                                    'Book'])
 def test_splits_that_there_are_not(split, tmp_path):
-    for f in (check_split, lambda o: bulldozers_table(tmp_path/'nowhere', o)):
+    for f in (check_split, lambda o: bulldozers_dataset(tmp_path/'nowhere', o)):
         with pytest.raises(ValueError, match=f"split='{split}' is unknown: choose one of 'book', .*'auto', 'book-slice'"): f(split)
 
 def test_columns_that_there_are_not(tmp_path):
     with pytest.raises(ValueError, match="columns='x' is unknown: choose one of 'book', 'own'"):
-        bulldozers_table(tmp_path/'nowhere', columns='x')
+        bulldozers_dataset(tmp_path/'nowhere', columns='x')
 
 @pytest.fixture(scope='module')
 def official():
@@ -415,7 +415,7 @@ def official():
 
 @pytest.mark.parametrize('split, train, test', [('book', 404_710, 7_988), ('kaggle', 401_125, 11_573)])
 def test_the_official_file(official, capsys, split, train, test):
-    table = bulldozers_table(official, split)
+    table = bulldozers_dataset(official, split)
     assert 'official file' in capsys.readouterr().out
     assert table.name == 'bulldozers' and len(table.df) == 412_698
     assert (len(table.train_idx),len(table.test_idx)) == (train,test)

@@ -14,7 +14,7 @@ import dropconnect_tab.bench.cli as cli
 from dropconnect_tab.bench.__main__ import main as bench_main
 from dropconnect_tab.bench.bulldozers import COLUMNS
 from dropconnect_tab.bench.cli import (
-    arena_main, bulldozers_main as main, check_device, check_settings, run_bulldozers, run_table)
+    arena_main, bulldozers_main as main, check_device, check_settings, run_bulldozers, run_dataset)
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
 from dropconnect_tab.bench.methods import METHODS, Method, read_method
 from dropconnect_tab.bench.report import format_masks
@@ -46,9 +46,9 @@ def asked(monkeypatch):
     "What a command asks `run_methods` for, which does not run; arms as label → settings"
     def ask(*args, main=main):
         seen = {}
-        def spy(table, methods, seeds, out, device, search, jobs, **more):
+        def spy(dataset, methods, seeds, out, device, search, jobs, **more):
             arms = {o.label: o.with_shared(**more).settings for o in methods}
-            seen.update(table=table, arms=arms, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
+            seen.update(dataset=dataset, methods=arms, seeds=seeds, out=out, device=device, search=search, jobs=jobs)
             raise Stop
         monkeypatch.setattr(cli, 'run_methods', spy)
         with pytest.raises(Stop): main([*map(str, args)])
@@ -122,41 +122,41 @@ def test_arguments_do_what_they_say(tmp_path, sales, capsys):
 def test_defaults(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = asked()
-    assert {k: v for k, v in seen.items() if k != 'table'} == dict(
-        arms=settings('dense', 'trainable', 'frozen', 'default'), seeds=3, out='runs', device=None, search=0, jobs=1)
-    assert (seen['table'].split, seen['table'].columns, len(seen['table'].df)) == ('book', 'book', 12_000)
-    assert seen['arms']['dense']['epochs'] == 8 and seen['arms']['frozen']['weight_p'] is None
+    assert {k: v for k, v in seen.items() if k != 'dataset'} == dict(
+        methods=settings('dense', 'trainable', 'frozen', 'default'), seeds=3, out='runs', device=None, search=0, jobs=1)
+    assert (seen['dataset'].split, seen['dataset'].columns, len(seen['dataset'].df)) == ('book', 'book', 12_000)
+    assert seen['methods']['dense']['epochs'] == 8 and seen['methods']['frozen']['weight_p'] is None
 
 
 def test_settings_of_the_command_line(asked, sales):
     names = ['frozen', 'rf', 'trainable,weight_p=0.8']
     seen = asked('--path', sales, '--arms', *names, '--set', 'wd=0.1', 'layers=(20,10)', 'unit=feature',
                  'max_features=sqrt', '--epochs', 3, '--weight-p', .7, '--jobs', 2)
-    assert seen['arms'] == settings(*names, wd=.1, layers=(20, 10), unit='feature', max_features='sqrt', epochs=3,
+    assert seen['methods'] == settings(*names, wd=.1, layers=(20, 10), unit='feature', max_features='sqrt', epochs=3,
                                     weight_p=.7)
-    assert seen['arms']['trainable,weight_p=0.8']['weight_p'] == .8 and seen['jobs'] == 2
+    assert seen['methods']['trainable,weight_p=0.8']['weight_p'] == .8 and seen['jobs'] == 2
 
 
 def test_settings_add_up(asked, sales):
     seen = asked('--path', sales, '--set', 'wd=0.1', '--set', 'lr=0.02')
-    assert (seen['arms']['dense']['wd'], seen['arms']['dense']['lr']) == (.1, .02)
+    assert (seen['methods']['dense']['wd'], seen['methods']['dense']['lr']) == (.1, .02)
 
 
 def test_all_arms(asked, sales):
     for o in METHODS:
-        try: Method(o)
+        try: read_method(o)
         except ValueError: pytest.skip(f'{o} is not installed')
-    assert list(asked('--path', sales, '--arms', 'all')['arms']) == list(METHODS)
+    assert list(asked('--path', sales, '--arms', 'all')['methods']) == list(METHODS)
     more = 'frozen,weight_p=0.8'
-    assert list(asked('--path', sales, '--arms', more, 'all')['arms']) == [more, *METHODS]
+    assert list(asked('--path', sales, '--arms', more, 'all')['methods']) == [more, *METHODS]
 
 
 @pytest.mark.parametrize('n, told, bs', [(100_000, None, None), (100_001, None, 1024), (100_001, 64, 64)])
 def test_large_tables_get_large_batches_unless_told_otherwise(asked, monkeypatch, n, told, bs):
     table = make_table(n=n+9, train_idx=np.arange(n), test_idx=np.arange(n, n+9))
-    monkeypatch.setattr(cli, 'bulldozers_table', lambda *a: table)
+    monkeypatch.setattr(cli, 'bulldozers_dataset', lambda *a: table)
     more = [] if told is None else ['--set', f'bs={told}']
-    assert {o['bs'] for o in asked('--path', 'anything', *more)['arms'].values()} == {bs}
+    assert {o['bs'] for o in asked('--path', 'anything', *more)['methods'].values()} == {bs}
 
 
 def test_own_columns_and_a_slice(tmp_path, sales):
@@ -238,7 +238,7 @@ def test_bad_data(tmp_path, capsys, bad, parts):
 @pytest.mark.parametrize('args, parts', [
     (['--weight-p', '-0.1'], ['weight_p=-0.1', 'below 1']), (['--weight-p', '1.0'], ['weight_p=1.0']),
     (['--weight-p', 'half'], ['half']), (['--split', '2013'], ["split='2013'", 'book']),
-    (['--arms', 'rf2'], ["arm='rf2'", "'dense'", "'trainable'", "'frozen'", "'rf'"]),
+    (['--arms', 'rf2'], ["method='rf2'", "'dense'", "'trainable'", "'frozen'", "'rf'"]),
     (['--arms', 'dense', 'dense,ps=.1'], ["'dense,ps=0.1'", "no setting 'ps'", "'epochs'"]),
     (['--arms', 'frozen,weight_p=2'], ['weight_p=2']), (['--split', '2012-slic'], ["split='2012-slic'", '-slice']),
     (['--columns', 'x'], ["columns='x'", "'book', 'own'"]), (['--search', '-1'], ['search=-1', 'or 0']),
@@ -339,33 +339,33 @@ def test_the_module_names_its_commands(args):
 
 
 def test_a_table_in_a_folder(data_path, tmp_path):
-    res = run_table('california', data_path, [Method('rf')], 1, tmp_path, 'cpu', n_estimators=2)
+    res = run_dataset('california', data_path, [METHODS['rf']], 1, tmp_path, 'cpu', n_estimators=2)
     assert [(r['dataset'], r['rows']) for r in res] == [('california', dict(train=16498, test=4142))]
 
 
 def test_the_command_line_reaches_the_runs(asked, houses):
     plain = asked('--table', 'wine', main=arena_main)
-    assert plain.pop('table').name == 'wine'
-    assert plain == dict(arms=settings('default', 'fastai', 'rf'), seeds=3, out='runs', device=None, search=0, jobs=1)
+    assert plain.pop('dataset').name == 'wine'
+    assert plain == dict(methods=settings('default', 'fastai', 'rf'), seeds=3, out='runs', device=None, search=0, jobs=1)
     told = asked('--table', houses, '--arms', 'frozen', 'default,members=2', '--seeds', 5, '--search', 4, '--epochs',
                  2, '--weight-p', .7, '--set', 'wd=0.1', 'layers=(20,10)', '--out', 'mine', '--device', 'cpu', '--jobs',
                  -1, main=arena_main)
-    assert told.pop('table').name == 'houses'
+    assert told.pop('dataset').name == 'houses'
     shared = dict(wd=.1, layers=(20, 10), epochs=2, weight_p=.7)
-    assert told == dict(arms=settings('frozen', 'default,members=2', **shared), seeds=5, out='mine', device='cpu',
+    assert told == dict(methods=settings('frozen', 'default,members=2', **shared), seeds=5, out='mine', device='cpu',
                         search=4, jobs=-1)
 
 
 @pytest.mark.parametrize('args, match', [
-    (['--table', 'mnist'], "table='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
+    (['--table', 'mnist'], "dataset='mnist': give a .toml file"), (['--table', 'no.toml'], 'no.toml does not exist'),
     (['--table', 'california'], 'california is in a file: give the folder that holds it'),
     (['--table', 'california', '--folder', 'nowhere'], 'does not exist: give the folder that holds california'),
-    (['--arms', 'rf2'], "arm='rf2' is unknown: choose one of 'fastai'"),
+    (['--arms', 'rf2'], "method='rf2' is unknown: choose one of 'fastai'"),
     (['--arms', 'default', 'rf,lr=1'], "'rf' has no setting 'lr': choose some of 'n_estimators'"),
-    (['--set', 'nothing=3'], "no arm of default, fastai, rf has a setting 'nothing': choose some of"),
-    (['--arms', 'rf', '--epochs', 1], "no arm of rf has a setting 'epochs'"),
-    (['--arms', 'fastai', '--weight-p', .5], "no arm of fastai has a setting 'weight_p'"),
-    (['--set', 'table=x'], "has a setting 'table'"), (['--set', 'arms=x'], "has a setting 'arms'"),
+    (['--set', 'nothing=3'], "no method of default, fastai, rf has a setting 'nothing': choose some of"),
+    (['--arms', 'rf', '--epochs', 1], "no method of rf has a setting 'epochs'"),
+    (['--arms', 'fastai', '--weight-p', .5], "no method of fastai has a setting 'weight_p'"),
+    (['--set', 'dataset=x'], "has a setting 'dataset'"), (['--set', 'arms=x'], "has a setting 'arms'"),
     (['--set', 'title=x'], "has a setting 'title'"), (['--set', 'members=0'], 'members=0: give at least 1'),
     (['--seeds', 0], 'seeds=0: give at least 1'), (['--search', -1], 'search=-1: give the number'),
     (['--device', 'abacus'], "device='abacus' is not available here"), (['--weight-p', 1], 'weight_p=1.0 is not')],
@@ -412,9 +412,9 @@ def test_a_stopped_command_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_errors_are_errors_in_python(tmp_path):
-    for kwargs, match in ((dict(table='mnist'), "table='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
-                          (dict(device='abacus'), "device='abacus'"), (dict(arms=[]), 'no arm to run')):
-        with pytest.raises(ValueError, match=match): run_table(**{'table': 'wine', 'out': tmp_path, **kwargs})
+    for kwargs, match in ((dict(dataset='mnist'), "dataset='mnist': give"), (dict(nothing=1), "a setting 'nothing'"),
+                          (dict(device='abacus'), "device='abacus'"), (dict(methods=[]), 'no method to run')):
+        with pytest.raises(ValueError, match=match): run_dataset(**{'dataset': 'wine', 'out': tmp_path, **kwargs})
     assert not list(tmp_path.iterdir())
 
 
@@ -429,7 +429,7 @@ def test_settings_that_some_arm_has():
     def check(names, **shared): check_settings([read_method(o) for o in names], shared)
     check(['dense', 'rf'], lr=.1, n_estimators=3)
     check(['default'], n_bins=8, embed_p=.1)
-    with pytest.raises(ValueError, match="no arm of dense, rf has a setting 'n_bins': choose some of bs, emb_std, epochs"):
+    with pytest.raises(ValueError, match="no method of dense, rf has a setting 'n_bins': choose some of bs, emb_std, epochs"):
         check(['dense', 'rf'], lr=.1, n_bins=8)
     pytest.importorskip('xgboost')
     check(['blend'], max_depth=3, lr=.1)  # the parts have them

@@ -24,7 +24,7 @@ def name(path): return str(path.relative_to(root/'nbs').with_suffix(''))
 
 
 def module_of(path):
-    "The module that a notebook exports to, as in `dropconnect_tab.bench.tables`"
+    "The module that a notebook exports to, as in `dropconnect_tab.bench.datasets`"
     found = (re.match(r'#\| default_exp (\S+)', ''.join(c['source'])) for c in read(path))
     return 'dropconnect_tab.' + next(o[1] for o in found if o)
 
@@ -67,7 +67,7 @@ def test_imports_point_upwards(module):
 def test_imports_are_found():
     assert imports('dropconnect_tab.masks') >= {'dropconnect_tab.checks'}
     assert imports('dropconnect_tab.sklearn') >= {'dropconnect_tab.interpret', 'dropconnect_tab.frame'}
-    assert imports('dropconnect_tab.bench.tables') >= {'dropconnect_tab.checks'}
+    assert imports('dropconnect_tab.bench.datasets') >= {'dropconnect_tab.checks'}
 
 
 def test_the_library_does_without_the_bench():

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from dropconnect_tab.bench import methods as bench_methods
 from dropconnect_tab.bench.methods import (
-    METHODS, Method, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
+    METHODS, _read_value, _text, fit_deep_ensemble, fit_default, fit_fastai, fit_net, fit_small_tabm, fit_tabm,
     fit_trees, read_method, read_setting, y_limits)
-from dropconnect_tab.bench.tables import Table, table_dls
+from dropconnect_tab.bench.datasets import Dataset, dataset_dls
 from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.members import MemberLoss
@@ -34,14 +34,14 @@ single = [o for o in METHODS if not METHODS[o].parts]
 
 def need(name):
     "Skip where a package of the method is missing, or cannot be imported"
-    for package in {p for o in (name, *METHODS[name].parts) for p in METHODS[o].requires}:
+    for package in METHODS[name].requires:
         if package != 'pytabkit': pytest.importorskip(package)
         elif bench_methods.find_spec(package) is None: pytest.skip('needs pytabkit')
 
 
 def method(name, **settings):
     "The method with those `settings` that it has"
-    return Method(name, {k: v for k, v in settings.items() if k in METHODS[name].examples})
+    return METHODS[name].variant(**{k: v for k, v in settings.items() if k in METHODS[name].examples})
 
 
 def fit_arm(name, table, **settings): return method(name, **settings).fit(table, 0, 'cpu')
@@ -100,7 +100,7 @@ def test_fingerprint_sees_names_values_and_split(table):
               dict(df=renamed, cont_names=['age', 'size']), dict(cat_names=['shop', 'day', 'size'], cont_names=['age']),
               dict(train_idx=np.arange(159)), dict(test_idx=np.arange(161, 200))]
     assert len({one, *(replace(table, **o).fingerprint for o in others)}) == 8
-    assert isinstance(Table(**vars(table)).fingerprint, str)
+    assert isinstance(Dataset(**vars(table)).fingerprint, str)
 
 
 @pytest.mark.parametrize('y, classes', [('price', None), ('cheap', ['no', 'yes']), ('band', ['high', 'low', 'mid']),
@@ -134,10 +134,10 @@ def test_a_class_that_no_training_row_has_is_an_error():
 
 
 def test_loaders(table):
-    assert [table_dls(table, o, 'cpu').bs for o in (None, 16, 5000)] == [16, 16, len(table.train_idx)]
-    dls = table_dls(table, 16, 'cpu')
+    assert [dataset_dls(table, o, 'cpu').bs for o in (None, 16, 5000)] == [16, 16, len(table.train_idx)]
+    dls = dataset_dls(table, 16, 'cpu')
     assert dls.train.bs == 16 and str(dls.device) == 'cpu' and (len(dls.train_ds), len(dls.valid_ds)) == (160, 40)
-    assert table_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
+    assert dataset_dls(make_table('band'), 16, 'cpu').vocab == ['high', 'low', 'mid']
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def arm_learner(built, table):
     "A function that gives the untrained learner of an arm or a variant"
     def learner(name, table=table, **settings):
         found = read_method(name).with_shared(**settings)
-        return built(found.recipe.fit, table, **found.settings)[0]
+        return built(found.fitter, table, **found.settings)[0]
     return learner
 
 
@@ -308,10 +308,10 @@ def test_the_members_arms_search_what_nets_search():
     assert METHODS['members-dense'].space.keys() == METHODS['dense'].space.keys()
     assert METHODS['members-masked'].space.keys() == METHODS['frozen'].space.keys() | {'mask'}
     ensemble = METHODS['deep-ensemble']
-    assert ensemble.searched_as == 'dense' and not ensemble.space and not Method('deep-ensemble').searchable
+    assert ensemble.searched_as == METHODS['dense'] and not ensemble.space
     assert ensemble.settings.keys() == METHODS['dense'].settings.keys() | {'nets'}
-    found = Method('deep-ensemble', dict(lr=.5)).with_shared(epochs=3).searched_as
-    assert found == Method('dense').with_shared(epochs=3) and Method('dense').searched_as is None
+    found = METHODS['deep-ensemble'].variant(lr=.5).with_shared(epochs=3).searched_as
+    assert found == METHODS['dense'].with_shared(epochs=3) and METHODS['dense'].searched_as is None
 
 
 # --- The learner's defaults ---
@@ -344,7 +344,7 @@ def described(learn, epochs, lr, wd):
 def test_the_default_arm_is_the_learner_with_its_defaults(default):
     learn, epochs, lr, wd = default()
     set_seed(3, reproducible=True)
-    users = dropconnect_learner(table_dls(six_columns, 256, 'cpu', 'tensors'), seed=3)
+    users = dropconnect_learner(dataset_dls(six_columns, 256, 'cpu', 'tensors'), seed=3)
     assert (epochs, lr, wd) == (8, users.lr, users.wd) and repr(learn.model) == repr(users.model)
     a, b = learn.model.state_dict(), users.model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -355,8 +355,8 @@ def test_the_default_arm_says_what_the_defaults_are(default):
     recipe = METHODS['default']
     found = described(*default())
     by_rule = dict(weight_p=1-4/6, unit='feature', bs=256)  # for six columns and 12,100 rows
-    assert recipe.otherwise['weight_p'] is None and recipe.otherwise['unit'] is None and not recipe.space
-    assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.otherwise, **by_rule}
+    assert recipe.optional['weight_p'] is None and recipe.optional['unit'] is None and not recipe.space
+    assert {k: found[k] for k in recipe.examples} == {**recipe.settings, **recipe.optional, **by_rule}
 
 
 variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
@@ -524,7 +524,7 @@ def test_realmlp_is_what_its_authors_recommend(estimators, either):
 @pytest.mark.parametrize('y_name', ['price', 'band'])
 def test_realmlp_learns_and_seeds_repeat(estimators, y_name):
     table = make_table(y_name, n=800)
-    a, b, c = (Method('realmlp', dict(n_epochs=20)).fit(table, o, 'cpu')['pred'] for o in (1, 1, 2))
+    a, b, c = (METHODS['realmlp'].variant(n_epochs=20).fit(table, o, 'cpu')['pred'] for o in (1, 1, 2))
     y = table.targets(table.test_idx)
     assert np.array_equal(a, b) and not np.allclose(a, c)
     if table.classes: assert np.mean(a.argmax(1) == y) > np.bincount(y).max()/len(y)
@@ -611,7 +611,7 @@ def test_trees_see_the_training_rows(fake, either):
 @pytest.mark.parametrize('native', [True, False])
 def test_native_tells_which_columns_are_categories(table, monkeypatch, name, key, native):
     need(name)
-    told, seen = METHODS[name].fit.keywords, []
+    told, seen = METHODS[name].fitter.keywords, []
     cls = getattr(sys.modules[told['package']], f"{told['stem']}Regressor")
     real = cls.fit
     monkeypatch.setattr(cls, 'fit', lambda self, *a, **k: seen.append(k) or real(self, *a, **k))
@@ -638,7 +638,7 @@ def test_native_categories_split_where_codes_cannot(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [o for o in single if getattr(METHODS[o].fit, 'func', None) is fit_trees])
+@pytest.mark.parametrize('name', [o for o in single if getattr(METHODS[o].fitter, 'func', None) is fit_trees])
 def test_trees_learn(name, either):
     need(name)
     pred, y = fit_arm(name, either, n_estimators=50)['pred'], either.targets(either.test_idx)
@@ -672,9 +672,9 @@ def test_drawn_settings_can_be_run(name, table):
 
 def test_every_setting_to_search_is_one_that_the_method_has_and_its_own_is_not_the_only_one():
     for name, arm in METHODS.items():
-        assert not set(arm.space) & set(getattr(arm.fit, 'keywords', ())), name
+        assert not set(arm.space) & set(getattr(arm.fitter, 'keywords', ())), name
         assert all(len(set(map(str, v))) == len(v) > 1 for v in arm.space.values()), name
-        assert {*arm.space, *arm.settings, *arm.otherwise} == {*arm.examples}
+        assert {*arm.space, *arm.settings, *arm.optional} == {*arm.examples}
 
 
 def test_nets_share_their_space():
@@ -707,15 +707,15 @@ def test_the_text_of_a_value_is_read_as_the_value(value):
     ('trainable,wd=0,l1=1e-05', 'trainable', dict(wd=0, l1=1e-5))])
 def test_read_method(text, name, changed):
     found = read_method(text)
-    assert (found.name, found.changed, found.label) == (name, changed, text)
-    assert found == Method(name, changed) and hash(found) == hash(Method(name, changed))
+    assert (found.name, found.given, found.label) == (name, changed, text)
+    assert found == METHODS[name].variant(**changed) and hash(found) == hash(METHODS[name].variant(**changed))
     assert found.settings == {**METHODS[name].settings, **changed}
 
 
 def test_one_label_for_all_ways_to_write_a_setting():
     for text in ('dense,lr=1e-3,layers=[50,20]', 'dense,lr=.001,layers=(50, 20)'):
         assert read_method(text).label == 'dense,lr=0.001,layers=(50,20)'
-    assert Method('dense', dict(lr=np.float64(.001), bs=np.int64(64))).label == 'dense,lr=0.001,bs=64'
+    assert METHODS['dense'].variant(lr=np.float64(.001), bs=np.int64(64)).label == 'dense,lr=0.001,bs=64'
 
 
 @pytest.mark.parametrize('text', ['wd', 'wd=', '=3', 'a b=3', ''])
@@ -731,22 +731,23 @@ def test_a_variants_own_settings_come_first_then_the_shared_ones_then_the_method
     assert METHODS['trainable'].settings['lr'] == .01
     again = read_method('trainable,lr=.5').with_shared(wd=.2).with_shared(epochs=3, lr=.1)
     assert (again.settings['wd'], again.settings['epochs'], again.settings['lr']) == (.2, 3, .5)
-    assert again.label == 'trainable,lr=0.5' and again != Method('trainable', dict(lr=.5))
+    assert METHODS['dense'].with_shared(wd=0).with_shared(wd=.1).settings['wd'] == .1
+    assert again.label == 'trainable,lr=0.5' and again != METHODS['trainable'].variant(lr=.5)
 
 
 def test_a_blend_hands_shared_settings_to_its_parts():
     need('blend')
-    blend = Method('blend').with_shared(lr=.1, n_estimators=5)
+    blend = METHODS['blend'].with_shared(lr=.1, n_estimators=5)
     assert [o.label for o in blend.parts] == ['rf', 'et', 'xgb', 'fastai'] and blend.settings == {}
     assert [o.settings.get('n_estimators') for o in blend.parts] == [5, 5, 5, None]
-    assert blend.parts[3].settings['lr'] == .1 and Method('blend').parts[3].settings['lr'] == .01
+    assert blend.parts[3].settings['lr'] == .1 and METHODS['blend'].parts[3].settings['lr'] == .01
     assert blend.takes >= {'lr', 'n_estimators'} and blend.requires == ('xgboost',) and blend.n_ticks == 1
-    assert not blend.searchable and blend != Method('blend')
+    assert not blend.space and blend != METHODS['blend']
 
 
 def test_a_blend_is_the_mean_of_its_parts(table):
     need('blend')
-    blend = Method('blend').with_shared(**tiny)
+    blend = METHODS['blend'].with_shared(**tiny)
     fits = [o.fit(table, 2, 'cpu') for o in blend.parts]
     found = blend.combine(fits)
     assert np.allclose(found['pred'], np.mean([o['pred'] for o in fits], axis=0)) and found['pred'].shape == (40, 1)
@@ -759,9 +760,9 @@ def test_settings_for_all_arms_leave_alone_what_follows_its_authors(name):
     need(name)
     recipe = METHODS[name]
     everything = {k: v for k, v in recipe.examples.items()} | dict(lr=.5, wd=.5, bs=7, epochs=2)
-    assert Method(name).with_shared(**everything) == Method(name) and Method(name).takes == set()
-    drawn, free = (o.draw(3) for o in (Method(name).with_shared(**everything), Method(name)))
-    assert drawn == free != Method(name) and Method(name, dict(lr=.5)).settings['lr'] == .5
+    assert METHODS[name].with_shared(**everything) == METHODS[name] and METHODS[name].takes == set()
+    drawn, free = (o.draw(3) for o in (METHODS[name].with_shared(**everything), METHODS[name]))
+    assert drawn == free != METHODS[name] and METHODS[name].variant(lr=.5).settings['lr'] == .5
 
 
 @pytest.mark.parametrize('name, n', [('dense', 8), ('rf', 1), ('deep-ensemble', 64), ('default', 8), ('tabm', 1),
@@ -787,9 +788,10 @@ def test_methods_survive_pickling_and_say_what_they_are():
 
 
 @pytest.mark.parametrize('name, settings, match', [
-    ('rf2', {}, "arm='rf2' is unknown: choose one of 'fastai', 'dense'"), ('', {}, "arm='' is unknown"),
-    ('dense,wd', {}, "arm='dense,wd' is unknown"),
+    ('rf2', {}, "method='rf2' is unknown: choose one of 'fastai', 'dense'"), ('', {}, "method='' is unknown"),
+    ('dense,wd', {}, "method='dense,wd' is unknown"),
     ('rf,epochs=3', {}, "'rf,epochs=3': 'rf' has no setting 'epochs': choose some of 'n_estimators'"),
+    ('rf,self=3', {}, "'rf' has no setting 'self'"),
     ('blend,lr=1', {}, "'blend' has no setting 'lr': choose some of none"),
     ('trainable,mask=frozen', {}, "'trainable' has no setting 'mask'"),
     ('trainable,weight_p=1', {}, 'weight_p=1 is not the fraction'), ('frozen', dict(weight_p=-.1), 'weight_p=-0.1'),
@@ -828,7 +830,7 @@ def draws(name, n, **settings):
 
 
 def test_the_first_draw_is_the_arms_own(all_installed):
-    for name in METHODS: assert Method(name).draw(0) == Method(name)
+    for name in METHODS: assert METHODS[name].draw(0) == METHODS[name]
     assert draws('rf,min_samples_leaf=9', 1, n_estimators=7) == [shared('rf,min_samples_leaf=9', n_estimators=7)]
 
 

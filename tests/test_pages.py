@@ -10,9 +10,9 @@ from helpers import root, side_by_side
 from new_user import blocks, train, write_houses
 
 from dropconnect_tab.all import DropConnectLinear, DropConnectTabularModel
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.runs import read_runs, run_methods
-from dropconnect_tab.bench.tables import load_table
+from dropconnect_tab.bench.datasets import load_dataset
 from dropconnect_tab.masks import find_linears
 from dropconnect_tab.sklearn import DropConnectRegressor
 
@@ -118,8 +118,8 @@ def test_runs_are_handed_to_a_backend_of_joblib(tmp_path, monkeypatch):
     import joblib
     monkeypatch.chdir(tmp_path)
     client, run = re.search(r'^```\n(client = .+)\n(with joblib.+)\n```', read('bench'), re.M).groups()
-    table = replace(load_table('diabetes'), train_idx=range(60), test_idx=range(60, 90))
-    ns = dict(joblib=joblib, run_methods=run_methods, table=table, methods=[Method('rf', dict(n_estimators=2))])
+    table = replace(load_dataset('diabetes'), train_idx=range(60), test_idx=range(60, 90))
+    ns = dict(joblib=joblib, run_methods=run_methods, dataset=table, methods=[METHODS['rf'].variant(n_estimators=2)])
     assert "'dask'" in run and 'dask' in client
     exec(run.replace("'dask'", "'loky'"), ns)
     assert [o['seed'] for o in read_runs('runs/diabetes-random')] == [0, 1, 2, 3, 4]

@@ -91,7 +91,7 @@ def test_runs_without_predictions_are_read(tmp_path):
 
 def test_no_results(tmp_path):
     for o in (tmp_path, tmp_path/'nowhere'):
-        match = f'{o} has no results: give the folder of a table and split'
+        match = f'{o} has no results: give the folder of a dataset and split'
         with pytest.raises(ValueError, match=match): read_results(o)
 
 

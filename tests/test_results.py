@@ -11,7 +11,7 @@ from helpers import root
 import dropconnect_tab.bench.methods as bench_methods
 import dropconnect_tab.bench.report as bench_report
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
-from dropconnect_tab.bench.methods import METHODS, Method, read_method
+from dropconnect_tab.bench.methods import METHODS, read_method
 from dropconnect_tab.bench.report import (
     compare, format_settings, format_summary, rank_methods, read_results, summarise)
 from dropconnect_tab.bench.runs import read_runs
@@ -48,7 +48,7 @@ def test_runs_say_what_made_them(results):
 
 def test_the_same_budget_for_every_arm(results):
     tried = {r['arm']: r['search']['tried'] for r in results if 'search' in r}
-    searched = {o for o in set(METHODS)-LATER if Method(o).searchable or Method(o).searched_as}
+    searched = {o for o in set(METHODS)-LATER if METHODS[o].space or METHODS[o].searched_as}
     assert set(tried.values()) == {12} and set(tried) == searched
 
 
@@ -56,7 +56,7 @@ def test_the_best_of_the_search_was_tested(results):
     tried = read_runs(folder.parent/'bulldozers-2012-search')
     for r in results:
         if 'search' not in r: continue
-        searched = (Method(r['arm']).searched_as or Method(r['arm'])).label
+        searched = (METHODS[r['arm']].searched_as or METHODS[r['arm']]).label
         trials = [o for o in tried if o['arm'] == searched]
         best = min(trials, key=lambda o: o['rmse'])
         assert len(trials) == 12 and best['rmse'] == r['search']['error'] and best['seed'] == r['search']['chosen']
@@ -66,7 +66,7 @@ def test_the_best_of_the_search_was_tested(results):
 
 def test_the_blend_is_the_mean_of_its_parts():
     preds = read_arrays(folder/'preds.npz')  # rounded to 17 bits, which are 6e-5 of a log price
-    parts = [preds[f'{o.label}/3'] for o in Method('blend').parts]
+    parts = [preds[f'{o.label}/3'] for o in METHODS['blend'].parts]
     assert np.allclose(preds['blend/3'], np.mean(parts, axis=0), atol=1e-4)
 
 
@@ -108,6 +108,13 @@ def said_by():
 def test_what_benchmarks_import_is_there(said_by, name):
     if name == 'lifecycle': pytest.importorskip('fasterai')
     said_by(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, tables', [('settings', 'SLICED'), ('native', 'TABLES'), ('defaults', 'TABLES')])
+def test_scripts_find_their_tables(said_by, data_path, name, tables):
+    said = said_by(name)
+    for o in said[tables]: assert len(said['load'](o, data_path).slice().test_idx)
 
 
 @pytest.fixture(scope='module')

@@ -7,24 +7,24 @@ import pandas as pd
 import pytest
 from helpers import make_df
 
-from dropconnect_tab.bench.tables import load_table, read_table, table_dls, tables
+from dropconnect_tab.bench.datasets import load_dataset, read_dataset, dataset_dls, datasets
 from dropconnect_tab.learner import dropconnect_learner
 
 SIZES = {'california': (16498, 4142), 'bike': (10886, 6493), 'adult': (32561, 16281), 'bulldozers-codes': (20795, 5222),
          'diabetes': (335, 107), 'digits': (1415, 382), 'breast_cancer': (438, 131), 'wine': (128, 50)}
 LEAKS = dict(bike=['instant', 'dteday', 'casual', 'registered'], adult=['fnlwgt'])
-OURS = [o for o in tables if not isinstance(tables[o], partial)]  # the others come with scikit-learn
+OURS = [o for o in datasets if not isinstance(datasets[o], partial)]  # the others come with scikit-learn
 
 
 def fitted(table):
     "Predictions of a small net for the test rows"
-    learn = dropconnect_learner(table_dls(table, 64, 'cpu'), layers=[20, 10], members=1)
+    learn = dropconnect_learner(dataset_dls(table, 64, 'cpu'), layers=[20, 10], members=1)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, .01)
         return learn.get_preds()[0].numpy()
 
 
-@pytest.fixture(params=tables)
+@pytest.fixture(params=datasets)
 def name(request): return request.param
 
 
@@ -33,15 +33,15 @@ def folder(name, request): return request.getfixturevalue('data_path') if name i
 
 
 def test_rows_and_split(name, folder):
-    table = load_table(name, folder)
+    table = load_dataset(name, folder)
     train, test = table.train_idx, table.test_idx
     assert table.name == name.removesuffix('-codes') and (len(train), len(test)) == SIZES[name]
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(len(table.df))), "each row on one side"
-    assert table.fingerprint == load_table(name, folder).fingerprint
+    assert table.fingerprint == load_dataset(name, folder).fingerprint
 
 
 def test_columns_leave_out_the_target_and_what_tells_it(name, folder):
-    table = load_table(name, folder)
+    table = load_dataset(name, folder)
     names = [*table.cat_names, *table.cont_names]
     assert len({*names, table.y_name}) == len(names)+1 == len(table.df.columns)
     assert not {*names} & {*LEAKS.get(name, [])}
@@ -53,7 +53,7 @@ def test_columns_leave_out_the_target_and_what_tells_it(name, folder):
 
 @pytest.mark.slow
 def test_a_net_can_be_fitted(name, folder):
-    table = load_table(name, folder)
+    table = load_dataset(name, folder)
     step = max(1, len(table.df)//400)
     some = replace(table, train_idx=table.train_idx[::step], test_idx=table.test_idx[::step])
     pred = fitted(some)
@@ -62,12 +62,12 @@ def test_a_net_can_be_fitted(name, folder):
 
 
 def test_california_is_in_100_000_dollars(data_path):
-    y = load_table('california', data_path).targets([0, 1])
+    y = load_dataset('california', data_path).targets([0, 1])
     assert np.allclose(y, [4.526, 3.585])
 
 
 def test_bikes_of_one_day_are_on_one_side_and_the_search_is_on_later_days(data_path):
-    table = load_table('bike', data_path)
+    table = load_dataset('bike', data_path)
     days = table.times.dt.normalize()
     train, test = ({*days.iloc[o]} for o in (table.train_idx, table.test_idx))
     assert not train & test and len(train | test) == 731
@@ -79,14 +79,14 @@ def test_bikes_of_one_day_are_on_one_side_and_the_search_is_on_later_days(data_p
 
 
 def test_adult_is_split_as_it_came(data_path):
-    table = load_table('adult', data_path)
+    table = load_dataset('adult', data_path)
     assert np.array_equal(table.train_idx, np.arange(32561)) and table.classes == ['<=50K', '>50K']
     for idx, share in ((table.train_idx, .2408), (table.test_idx, .2362)):
         assert table.targets(idx).mean() == pytest.approx(share, abs=1e-4)
 
 
 def test_encoded_bulldozers(data_path):
-    table = load_table('bulldozers-codes', data_path)
+    table = load_dataset('bulldozers-codes', data_path)
     assert (table.name, table.split, table.y_name, table.classes) == ('bulldozers', 'codes', 'log_price', None)
     assert {*table.cont_names} == {'age', 'machine_hours_current_meter'} and len(table.cat_names) == 49
     test = np.random.default_rng(1).random(26017) < .2
@@ -95,20 +95,20 @@ def test_encoded_bulldozers(data_path):
 
 
 def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="table='mnist' is unknown: choose one of 'california', 'bike', 'adult',"):
-        load_table('mnist', tmp_path)
+    with pytest.raises(ValueError, match="dataset='mnist' is unknown: choose one of 'california', 'bike', 'adult',"):
+        load_dataset('mnist', tmp_path)
     for name in OURS:
         with pytest.raises(ValueError, match=f"{name}.*csv.gz does not exist: give the folder that holds"):
-            load_table(name, tmp_path)
-        with pytest.raises(ValueError, match=f"{name} is in a file: give the folder that holds it"): load_table(name)
+            load_dataset(name, tmp_path)
+        with pytest.raises(ValueError, match=f"{name} is in a file: give the folder that holds it"): load_dataset(name)
 
 
 # --- what comes with scikit-learn -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('name, classes', [('diabetes', 0), ('digits', 10), ('breast_cancer', 2), ('wine', 3)])
 def test_bundled_tables_need_no_folder(name, classes, tmp_path):
-    table = load_table(name)
-    assert table.fingerprint == load_table(name, tmp_path).fingerprint
+    table = load_dataset(name)
+    assert table.fingerprint == load_dataset(name, tmp_path).fingerprint
     assert (table.split, table.columns, table.y_name) == ('random', 'all', 'target')
     assert table.times is None and table.cat_names == []
     assert table.classes == ([f'class {i}' for i in range(classes)] if classes else None)
@@ -131,7 +131,7 @@ def read(tmp_path):
     def f(*lines, df=None, path='houses.csv', target='price'):
         (houses() if df is None else df).to_csv(tmp_path/'houses.csv', index=False)
         (tmp_path/'my houses.toml').write_text('\n'.join([f'path = "{path}"', f'target = "{target}"', *lines]))
-        return read_table(tmp_path/'my houses.toml')
+        return read_dataset(tmp_path/'my houses.toml')
     return f
 
 
@@ -206,7 +206,7 @@ def test_the_path_is_beside_the_file_that_has_it(tmp_path, monkeypatch):
     tables = []
     for path in ('../data/h.csv', str(tmp_path/'data'/'h.csv')):
         file.write_text(f'path = "{path}"\ntarget = "price"')
-        tables += [read_table(file), read_table('elsewhere/h.toml')]
+        tables += [read_dataset(file), read_dataset('elsewhere/h.toml')]
     assert len({o.fingerprint for o in tables}) == 1
 
 
@@ -238,12 +238,12 @@ def test_descriptions_that_cannot_be(read, lines, match):
 @pytest.mark.parametrize('key, match', [('path', "my.toml lacks 'path'"), ('target', "my.toml lacks 'target'")])
 def test_what_has_to_be_said(tmp_path, key, match):
     (tmp_path/'my.toml').write_text(''.join(f'{o} = "x"\n' for o in ('path', 'target') if o != key))
-    with pytest.raises(ValueError, match=match): read_table(tmp_path/'my.toml')
+    with pytest.raises(ValueError, match=match): read_dataset(tmp_path/'my.toml')
 
 
 def test_files_that_are_not_there(read, tmp_path):
-    with pytest.raises(ValueError, match="no.toml does not exist: give a TOML file that describes a table"):
-        read_table(tmp_path/'no.toml')
+    with pytest.raises(ValueError, match="no.toml does not exist: give a TOML file that describes a dataset"):
+        read_dataset(tmp_path/'no.toml')
     with pytest.raises(ValueError, match="gone.csv is not a file: correct 'path' in .*my houses.toml"):
         read(path='gone.csv')
     with pytest.raises(ValueError, match="has no column 'cost': it has 'shop'"): read(target='cost')

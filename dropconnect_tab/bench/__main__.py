@@ -1,15 +1,36 @@
-"The three commands without their installed scripts: `python -m dropconnect_tab.bench bulldozers|arena|report ...`"
+"The three commands, also without installed scripts: `python -m dropconnect_tab.bench bulldozers|arena|report ...`"
+import re
 import sys
 
-from .cli import arena_main, bulldozers_main, report_main
+from .files import read_description
 
-COMMANDS = dict(bulldozers=bulldozers_main, arena=arena_main, report=report_main)
+USAGE = "usage: python -m dropconnect_tab.bench bulldozers|arena|report ...: the first word says which command"
+
+
+def bulldozers(args=None):
+    from .cli import bulldozers_main
+    bulldozers_main(args)
+
+
+def arena(args=None):
+    "What is wrong with a description is said before the import of what would train on it, which takes seconds"
+    for o in sys.argv[1:] if args is None else args:
+        try: o.endswith('.toml') and read_description(re.sub('^--[a-z]+=', '', o))
+        except ValueError as e:
+            print(f"dropconnect-arena: {e}", file=sys.stderr)
+            sys.exit(2)
+    from .cli import arena_main
+    arena_main(args)
+
+
+def report(args=None):
+    from .cli import report_main
+    report_main(args)
 
 
 def main(args):
-    if not args or args[0] not in COMMANDS:
-        sys.exit(f"usage: python -m dropconnect_tab.bench {'|'.join(COMMANDS)} ...: the first word says which command")
-    COMMANDS[args[0]](args[1:])
+    command = dict(bulldozers=bulldozers, arena=arena, report=report).get(args[0] if args else '')
+    command(args[1:]) if command else sys.exit(USAGE)
 
 
 if __name__ == '__main__': main(sys.argv[1:])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FEATURES', 'load_bulldozers', 'check_split', 'split_bulldozers', 'book_features', 'own_features',
-           'bulldozers_table']
+           'bulldozers_dataset']
 
 # %% ../../nbs/bench/02_bulldozers.ipynb #158ba4bd
 import csv, hashlib, zlib
@@ -15,7 +15,8 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np, pandas as pd
 from fastai.tabular.core import add_datepart
 
-from .tables import Table
+from .files import home_path
+from .datasets import Dataset
 from ..checks import check_choice
 
 # %% ../../nbs/bench/02_bulldozers.ipynb #c3604d67
@@ -103,8 +104,8 @@ def load_bulldozers(
     path, # A csv or zip with the columns of `TrainAndValid.csv`, its folder, or the archive of the competition
     verbose:bool=True, # Print one line of what was found?
 ) -> pd.DataFrame: # The 53 columns; `saledate` as dates, `SalePrice` in dollars
-    "Read and check the Bulldozers table"
-    path = Path(path).expanduser()
+    "Read and check the Bulldozers dataset"
+    path = home_path(path)
     file,raw = _unwrap(found := _in_folder(path), found.read_bytes())
     df = _parse(file, raw)
     df = df.assign(saledate=_dates(df.saledate, file), SalePrice=_prices(df.SalePrice, file))
@@ -122,10 +123,10 @@ def check_split(split):
     check_choice('split', split, [o + end for end in ('','-slice') for o in (*SPLITS,'auto')])
 
 def split_bulldozers(
-    df:pd.DataFrame, # A table with `saledate`
+    df:pd.DataFrame, # A dataset with `saledate`
     split:str='auto', # One of `SPLITS`; 'auto' takes 'book' where there are sales of 2011, else '2012'
 ) -> tuple: # Name of the split, and the positions of its train and its test rows
-    "Split a Bulldozers table by date"
+    "Split a Bulldozers dataset by date"
     check_split(split)
     dates = _dates(df.saledate)
     year,month = dates.dt.year,dates.dt.month
@@ -149,12 +150,12 @@ def _checked(df):
     "What both sets of columns have of `df`: `ProductSize` as an ordered category, log `SalePrice`, and `saledate`"
     size = df.ProductSize
     known = size.isna() | size.isin(_SIZE_ORDER)
-    _check_values(size, known, 'the table', f"give one of {', '.join(_SIZE_ORDER)}, or none")
+    _check_values(size, known, 'the dataset', f"give one of {', '.join(_SIZE_ORDER)}, or none")
     return dict(ProductSize=pd.Categorical(size, _SIZE_ORDER, ordered=True),
                 SalePrice=np.log(_prices(df.SalePrice)).astype(np.float32), saledate=_dates(df.saledate))
 
 def book_features(
-    df:pd.DataFrame, # A table of `load_bulldozers` or `synthetic_sales`; it is not changed
+    df:pd.DataFrame, # A dataset of `load_bulldozers` or `synthetic_sales`; it is not changed
 ) -> tuple: # Features with log `SalePrice` and `saledate`; names of the categories; names of the continuous columns
     "The columns that fastbook's chapter 9 gives to its net, and the log of the price"
     res = df[_BOOK_CATS].assign(**_checked(df))
@@ -171,7 +172,7 @@ _OWN_CATS = [c for c in COLUMNS if c not in {'SalesID','SalePrice','MachineID','
                                              'saledate','ProductGroupDesc'}] + ['saleDayofweek']
 
 def own_features(
-    df:pd.DataFrame, # A table of `load_bulldozers` or `synthetic_sales`; it is not changed
+    df:pd.DataFrame, # A dataset of `load_bulldozers` or `synthetic_sales`; it is not changed
 ) -> tuple: # Features with log `SalePrice` and `saledate`; names of the categories; names of the continuous columns
     "More columns than the book's, with what is a number as a number, and the log of the price"
     checked = _checked(df)
@@ -184,18 +185,18 @@ def own_features(
 # %% ../../nbs/bench/02_bulldozers.ipynb #99b88bae
 FEATURES = dict(book=book_features, own=own_features)
 
-def bulldozers_table(
+def bulldozers_dataset(
     path, # What `load_bulldozers` reads
-    split:str='auto', # One of `SPLITS`, or 'auto'; with '-slice' behind it only its training rows, see `Table.slice`
+    split:str='auto', # One of `SPLITS`, or 'auto'; with '-slice' behind it only its training rows, see `Dataset.slice`
     columns:str='book', # 'book' or 'own': `book_features` or `own_features`
-) -> Table:
-    "The Bulldozers table, ready to be fitted"
+) -> Dataset:
+    "The Bulldozers dataset, ready to be fitted"
     check_choice('columns', columns, list(FEATURES))
     check_split(split)
     df = load_bulldozers(path)
     name,train,test = split_bulldozers(df, split.removesuffix('-slice'))
-    dataset = 'synthetic-bulldozers' if _is_synthetic(df) else 'bulldozers'
+    kind = 'synthetic-bulldozers' if _is_synthetic(df) else 'bulldozers'
     feats,cats,conts = FEATURES[columns](df)
     march = train[feats.saledate.dt.month.iloc[train].eq(3)] if name=='2012' else None
-    table = Table(dataset, name, columns, feats, 'SalePrice', cats, conts, train, test, feats.saledate, march)
-    return table.slice() if split.endswith('-slice') else table
+    dataset = Dataset(kind, name, columns, feats, 'SalePrice', cats, conts, train, test, feats.saledate, march)
+    return dataset.slice() if split.endswith('-slice') else dataset

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFERENCES', 'PLOTS', 'read_results', 'paired_interval', 'summarise', 'compare', 'format_summary', 'format_masks',
-           'format_settings', 'plot_arms', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'rank_methods',
+           'format_settings', 'plot_methods', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'rank_methods',
            'format_ranks', 'format_differences']
 
 # %% ../../nbs/bench/06_report.ipynb #15b08f13
@@ -15,37 +15,38 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import first
 from matplotlib.ticker import MaxNLocator
 
-from .files import read_arrays, write_whole
-from .runs import errors, measure_of, read_runs, row_losses, runs_file
+from .files import home_path, write_whole
+from .runs import errors, measure_of, read_preds, read_runs, row_losses, runs_file
 from .methods import METHODS
 
 # %% ../../nbs/bench/06_report.ipynb #4c6dc575
 def read_results(
-    folder, # Folder of one table and split, with its `runs.jsonl`
+    folder, # Folder of one dataset and split, with its `runs.jsonl`
 ) -> list: # One dict for each run: its line, with 'losses' and 'group' of the rows where there are predictions
     "Read the runs in `folder`; a `ValueError` that names a line which does not belong to the others"
-    arrays = read_arrays(Path(folder)/'preds.npz')
-    return [_with_losses(folder, res, arrays) for res in read_runs(folder)]
+    results = read_runs(folder)
+    arrays = read_preds(folder, measure_of(results[0]))
+    return [_with_losses(folder, res, arrays) for res in results]
 
 def _with_losses(folder, res, arrays):
     "`res` with its rows' losses, where `arrays` have its predictions; a `ValueError` if they do not fit to it"
-    arm,seed,measure = res['arm'],res['seed'],measure_of(res)
-    if (pred := arrays.get(f'{arm}/{seed}')) is None: return res
+    method,seed,measure = res['arm'],res['seed'],measure_of(res)
+    if (pred := arrays.get(f'{method}/{seed}')) is None: return res
     y = arrays['y']
     value = errors(pred, y, measure)[measure]
     if not np.isclose(value, res[measure], rtol=1e-5): raise ValueError(
-        f"{runs_file(folder)} says {measure}={res[measure]} of {arm}, seed {seed}, but its predictions give {value}: "
+        f"{runs_file(folder)} says {measure}={res[measure]} of {method}, seed {seed}, but its predictions give {value}: "
         "remove its line and run again")
     return {**res, 'losses':row_losses(pred, y, measure), 'group':arrays.get('group', np.arange(len(y)))}
 
 # %% ../../nbs/bench/06_report.ipynb #ca832049
 def paired_interval(
-    a:list, # Runs of an arm, from `read_results`
+    a:list, # Runs of a method, from `read_results`
     b:list, # Runs of what it is compared with, on the same rows
     n:int=10_000, # Number of bootstrap draws
     seed:int=0, # Seed of the draws
 ) -> tuple: # Difference of the mean errors (below 0: `a` is better), and the ends of its 95% interval
-    "Paired bootstrap over seeds, and over groups of rows, of the difference between two arms"
+    "Paired bootstrap over seeds, and over groups of rows, of the difference between two methods"
     seeds = sorted({r['seed'] for r in a} & {r['seed'] for r in b})
     if not seeds: raise ValueError(f"{a[0]['arm']} and {b[0]['arm']} have no seed in common: run them with the same")
     codes,group = np.unique(a[0]['group'], return_inverse=True)
@@ -67,8 +68,8 @@ REFERENCES = 'dense','fastai','blend'
 
 def summarise(
     results:list, # From `read_results`, or the results of `run_methods`
-) -> pd.DataFrame: # One row for each arm: seeds, mean error, sd, [accuracy,] zeros, seconds
-    "Mean and standard deviation over seeds of each arm, the best first"
+) -> pd.DataFrame: # One row for each method: seeds, mean error, sd, [accuracy,] zeros, seconds
+    "Mean and standard deviation over seeds of each method, the best first"
     measure = measure_of(results[0])
     g = pd.DataFrame(results).groupby('arm', sort=False)
     res = {'seeds':g.size(), measure:g[measure].mean(), 'sd':g[measure].std()}
@@ -76,19 +77,19 @@ def summarise(
         if any(o in r for r in results): res[o] = g[o].mean()
     return pd.DataFrame(res).sort_values(measure)
 
-def _by_arm(results):
-    "Runs of each arm"
+def _by_method(results):
+    "Runs of each method"
     return {k:[r for r in results if r['arm']==k] for k in dict.fromkeys(r['arm'] for r in results)}
 
 def _with_preds(results):
-    "Runs of each arm that has the predictions of all its runs"
-    return {k:v for k,v in _by_arm(results).items() if all('losses' in r for r in v)}
+    "Runs of each method that has the predictions of all its runs"
+    return {k:v for k,v in _by_method(results).items() if all('losses' in r for r in v)}
 
 def compare(
     results:list, # From `read_results`
-    references:tuple=REFERENCES, # Arms to compare with; those that did not run are left out
-) -> dict: # (arm, reference) → difference and ends of its 95% interval, from `paired_interval`
-    "Each arm against each reference, where the predictions of both are there"
+    references:tuple=REFERENCES, # Methods to compare with; those that did not run are left out
+) -> dict: # (method, reference) → difference and ends of its 95% interval, from `paired_interval`
+    "Each method against each reference, where the predictions of both are there"
     runs = _with_preds(results)
     return {(a,b):paired_interval(runs[a], runs[b]) for b in references if b in runs for a in runs if a != b}
 
@@ -124,18 +125,18 @@ def format_summary(
 def format_masks(
     results:list, # Results of runs
 ) -> str: # Markdown
-    "What each arm's masks did, mean over seeds: zeros that are left, how far dropped weights grew back, and seconds"
+    "What each method's masks did, mean over seeds: zeros that are left, how far dropped weights grew back, and seconds"
     def cells(runs):
         def mean(key): return np.mean([np.ravel(r[key])[-1] for r in runs]) if all(key in r for r in runs) else np.nan
         zeros,regrown = ('' if np.isnan(o) else f'{o:.0%}' for o in (mean('zeros'), mean('regrowth')))
         return zeros,regrown,f"{mean('seconds'):.1f}"
     head = ['arm', 'weights that are zero in the end', 'size of dropped weights over kept ones', 'seconds']
-    return _markdown(head, [[arm, *cells(runs)] for arm,runs in _by_arm(results).items()])
+    return _markdown(head, [[method, *cells(runs)] for method,runs in _by_method(results).items()])
 
 def format_settings(
     results:list, # From `read_results`
 ) -> str: # '' where nothing was searched
-    "What a search has chosen for each arm, in Markdown"
+    "What a search has chosen for each method, in Markdown"
     found = {r['arm']:r for r in results if 'search' in r}
     if not found: return ''
     def text(params): return ', '.join(f'{k}={v}' for k,v in params.items() if k != 'data')
@@ -149,21 +150,21 @@ def _figure(title, xlabel, ylabel, size=(7,4)):
     return fig,ax
 
 def _drops(run):
-    "Were weights dropped in a run? Where it does not say, its arm does"
-    recipe = METHODS.get(run['arm'].split(',')[0])
-    return {**(recipe.otherwise if recipe else {}), **run['params']}.get('weight_p', 0.) != 0  # None drops, too
+    "Were weights dropped in a run? Where it does not say, its method does"
+    method = METHODS.get(run['arm'].split(',')[0])
+    return {**(method.optional if method else {}), **run['params']}.get('weight_p', 0.) != 0  # None drops, too
 
-def plot_arms(
+def plot_methods(
     results:list, # Results of runs
     title:str='', # Title of the plot
 ):
-    "Error of each arm: a dot for each seed (orange where weights were dropped), a bar at the mean"
-    measure,summary,runs = measure_of(results[0]),summarise(results),_by_arm(results)
+    "Error of each method: a dot for each seed (orange where weights were dropped), a bar at the mean"
+    measure,summary,runs = measure_of(results[0]),summarise(results),_by_method(results)
     fig,ax = _figure(title, f'{_LABELS[measure]} (dots: seeds, line: mean)', '', (7, 1+.4*len(summary)))
-    for i,arm in enumerate(summary.index):
-        vals = [r[measure] for r in runs[arm]]
-        ax.plot(vals, [i]*len(vals), 'o', color='tab:orange' if _drops(runs[arm][0]) else 'tab:blue', alpha=.6)
-        ax.plot([summary[measure][arm]]*2, [i-.3,i+.3], color='black')
+    for i,method in enumerate(summary.index):
+        vals = [r[measure] for r in runs[method]]
+        ax.plot(vals, [i]*len(vals), 'o', color='tab:orange' if _drops(runs[method][0]) else 'tab:blue', alpha=.6)
+        ax.plot([summary[measure][method]]*2, [i-.3,i+.3], color='black')
     ax.set(yticks=range(len(summary)), yticklabels=summary.index)
     ax.grid(axis='x', alpha=.3)
     ax.invert_yaxis()
@@ -171,14 +172,14 @@ def plot_arms(
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a0005
 def _plot_key(results, key, title, ylabel):
-    "What arms logged as `key` after each epoch: means over seeds, and seeds as thin lines; None where none did"
-    runs = {k:v for k,v in _by_arm(results).items() if all(len(r.get(key, [])) for r in v)}
+    "What methods logged as `key` after each epoch: means over seeds, and seeds as thin lines; None where none did"
+    runs = {k:v for k,v in _by_method(results).items() if v[0].get(key) and len({len(r.get(key, [])) for r in v}) == 1}
     if not runs: return None
     fig,ax = _figure(title, 'epoch', ylabel, (8,4.5))
-    for i,(arm,v) in enumerate(runs.items()):
+    for i,(method,v) in enumerate(runs.items()):
         epochs,color = range(1, len(v[0][key])+1),f'C{i}' if i<10 else plt.cm.tab20(i*2%20+1)
         for r in v: ax.plot(epochs, r[key], color=color, alpha=.2, lw=.8)
-        ax.plot(epochs, np.mean([r[key] for r in v], axis=0), color=color, label=arm)
+        ax.plot(epochs, np.mean([r[key] for r in v], axis=0), color=color, label=method)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc='center left', bbox_to_anchor=(1,.5), frameon=False)
     ax.grid(alpha=.3)
@@ -208,19 +209,20 @@ def plot_regrowth(
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a0007
 def _weight_p_lines(runs):
-    "Arms that ran with several `weight_p`: name without it → the runs of each"
+    "Methods that ran with several `weight_p`: name without it → the runs of each"
     lines = {}
-    for arm,v in runs.items():
-        name = ','.join(o for o in arm.split(',') if not o.startswith('weight_p='))
-        if v[0]['params'].get('weight_p'): lines.setdefault(name, []).append(v)
+    for method,v in runs.items():
+        name = ','.join(o for o in method.split(',') if not o.startswith('weight_p='))
+        p = v[0]['params'].get('weight_p')
+        if p and isinstance(p, float): lines.setdefault(name, []).append(v)
     return {k:v for k,v in lines.items() if len({r[0]['params']['weight_p'] for r in v}) > 1}
 
 def plot_weight_p(
     results:list, # Results of runs
     title:str='', # Title of the plot
 ):
-    "Error against `weight_p` of arms that ran with several, with `dense` as a band; None without such"
-    measure,runs = measure_of(results[0]),_by_arm(results)
+    "Error against `weight_p` of methods that ran with several, with `dense` as a band; None without such"
+    measure,runs = measure_of(results[0]),_by_method(results)
     lines = _weight_p_lines(runs)
     if not lines: return None
     found = summarise(results).fillna({'sd':0})[[measure,'sd']]
@@ -237,13 +239,13 @@ def plot_weight_p(
     return fig
 
 # %% ../../nbs/bench/06_report.ipynb #89694e4d
-PLOTS = dict(arms=plot_arms, curves=plot_curves, regrowth=plot_regrowth, weight_p=plot_weight_p)
+PLOTS = dict(arms=plot_methods, curves=plot_curves, regrowth=plot_regrowth, weight_p=plot_weight_p)
 
 def report(
-    folder, # Folder of one table and split, with its `runs.jsonl`
+    folder, # Folder of one dataset and split, with its `runs.jsonl`
 ) -> str: # Markdown, as `format_summary` makes it
     "Write what the runs in `folder` say beside them, as Markdown and plots, and return the summary"
-    folder,results = Path(folder),read_results(folder)
+    folder,results = home_path(folder),read_results(folder)
     summary = format_summary(summarise(results), compare(results))
     for name,text in (('table',summary), ('settings',format_settings(results))):
         path = folder/f'{name}.md'
@@ -260,17 +262,17 @@ def report(
 
 # %% ../../nbs/bench/06_report.ipynb #7135549c
 def rank_methods(
-    folders:list, # Folders of tables, as for `report`
-    arms:list, # Arms to rank
-) -> pd.DataFrame: # Rows: arms, the best first. Columns: (table, 'mean') and (table, 'sd'), and ('', 'mean rank')
-    "The arms' errors on all tables, and their mean rank"
+    folders:list, # Folders of datasets, as for `report`
+    methods:list, # Methods to rank
+) -> pd.DataFrame: # A row for each method, the best first: (dataset, 'mean') and (dataset, 'sd'), and ('', 'mean rank')
+    "The methods' errors on all datasets, and their mean rank"
     found = {}
     for folder in map(Path, folders):
         summary = summarise(read_runs(folder))
         measure = first(o for o in summary if o in _LABELS)
-        found[folder.name] = summary.reindex(arms)[[measure,'sd']].set_axis(['mean','sd'], axis=1)
+        found[folder.name] = summary.reindex(methods)[[measure,'sd']].set_axis(['mean','sd'], axis=1)
     res = pd.concat(found, axis=1)
-    if lacks := [o for o in arms if res.loc[o].isna().all()]:
+    if lacks := [o for o in methods if res.loc[o].isna().all()]:
         raise ValueError(f"no run of {lacks[0]!r} in {', '.join(map(str, folders))}: run it, or leave it out")
     res['','mean rank'] = res.xs('mean', axis=1, level=1).rank().mean(axis=1)
     return res.sort_values(('','mean rank'))
@@ -278,33 +280,33 @@ def rank_methods(
 def format_ranks(
     found:pd.DataFrame, # From `rank_methods`
 ) -> str: # Markdown
-    "Errors of the arms on all tables, mean ± standard deviation over seeds, and their mean rank"
-    tables = list(dict.fromkeys(t for t,_ in found if t))
+    "Errors of the methods on all datasets, mean ± standard deviation over seeds, and their mean rank"
+    datasets = list(dict.fromkeys(t for t,_ in found if t))
     def cell(r, t): return '' if np.isnan(r[t,'mean']) else _mean_sd(r[t,'mean'], r[t,'sd'])
-    rows = [[a, *(cell(r, t) for t in tables), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
-    return _markdown(['arm', *tables, 'mean rank'], rows)
+    rows = [[a, *(cell(r, t) for t in datasets), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
+    return _markdown(['arm', *datasets, 'mean rank'], rows)
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a0009
-def format_percent(results, arm, other):
-    "By how many percent the error of `arm` differs from that of `other`, with its interval; '' without predictions"
+def format_percent(results, method, other):
+    "By how many percent the error of `method` differs from that of `other`, with its interval; '' without predictions"
     runs = _with_preds(results)
-    if not {arm,other} <= set(runs): return ''
+    if not {method,other} <= set(runs): return ''
     mean = summarise(runs[other])[measure_of(results[0])][other]
-    return _difference(*(100*o/mean for o in paired_interval(runs[arm], runs[other])), digits=1, unit='%')
+    return _difference(*(100*o/mean for o in paired_interval(runs[method], runs[other])), digits=1, unit='%')
 
-def differences_of(folder, arm, references):
-    "A row of `format_differences`: the table, the error of `arm`, and by how much it differs from each other"
+def differences_of(folder, method, references):
+    "A row of `format_differences`: the dataset, the error of `method`, and by how much it differs from each other"
     results = read_results(folder)
     measure = measure_of(results[0])
-    error = f'{_LABELS[measure]} {summarise(results)[measure][arm]:.4f}'
-    return [Path(folder).name, error, *(format_percent(results, arm, o) for o in references)]
+    error = f'{_LABELS[measure]} {summarise(results)[measure][method]:.4f}'
+    return [Path(folder).name, error, *(format_percent(results, method, o) for o in references)]
 
 # %% ../../nbs/bench/06_report.ipynb #7d1a000a
 def format_differences(
-    folders:list, # Folders of tables, as for `report`
-    arm:str, # Arm that is compared with others
+    folders:list, # Folders of datasets, as for `report`
+    method:str, # Method that is compared with others
     references:list, # What it is compared with
 ) -> str: # Markdown
-    "On each table, by how many percent the error of `arm` differs from others', with its 95% interval"
-    head = ['table', arm, *(f'against {o}' for o in references)]
-    return _markdown(head, [differences_of(o, arm, references) for o in folders])
+    "On each dataset, by how many percent the error of `method` differs from others', with its 95% interval"
+    head = ['table', method, *(f'against {o}' for o in references)]
+    return _markdown(head, [differences_of(o, method, references) for o in folders])

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from fastcore.meta import delegates
 
 from .bulldozers import COLUMNS
-from .files import write_whole
+from .files import home_path, write_whole
 
 # %% ../../nbs/bench/03_synthetic.ipynb #2744894c
 # Description, share of sales, log price of the smallest and of the largest class when new, yearly loss, class, its ends
@@ -113,11 +113,11 @@ def _take(values, codes):
 
 def synthetic_sales(
     n:int=12_000, # Number of sales
-    seed:int=0, # The same seed draws the same table
+    seed:int=0, # The same seed draws the same dataset
     start:str='2008-01-01', # First possible sale date
     end:str='2011-12-31', # Last possible sale date
 ) -> pd.DataFrame: # The 53 columns of the file, as `pd.read_csv` reads them
-    "A synthetic table in the form of Kaggle's `TrainAndValid.csv`: made-up machines, made-up prices"
+    "A synthetic dataset in the form of Kaggle's `TrainAndValid.csv`: made-up machines, made-up prices"
     days = pd.date_range(start, end)
     if n != int(n) or n < 1: raise ValueError(f"n={n!r} is not a number of sales: give a whole number of at least 1")
     if not len(days): raise ValueError(f"start={start!r} is after end={end!r}: swap them")
@@ -159,7 +159,7 @@ def write_synthetic(
     **kwargs
 ) -> Path: # `path`
     "Write `synthetic_sales` to a file that `load_bulldozers` reads"
-    path = Path(path)
+    path = home_path(path)
     if path.suffix.lower() not in ('.zip','.csv'):
         raise ValueError(f"{path} ends in {path.suffix!r}: give a path that ends in '.zip' or '.csv'")
     raw = synthetic_sales(n, seed, **kwargs).to_csv(index=False, lineterminator='\r\n', float_format='%.0f').encode()
