@@ -1057,6 +1057,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'dropconnect_tab.sklearn._WeightedRows.table': ( 'sklearn.html#_weightedrows.table',
                                                                                           'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._emb_szs': ('sklearn.html#_emb_szs', 'dropconnect_tab/sklearn.py'),
+                                         'dropconnect_tab.sklearn._encoded': ('sklearn.html#_encoded', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._free': ('sklearn.html#_free', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._packed': ('sklearn.html#_packed', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._quiet': ('sklearn.html#_quiet', 'dropconnect_tab/sklearn.py'),

@@ -463,7 +463,7 @@ class TableColumns:
 
     def _plain_numbers(self, df):
         "Name → values of the columns that were finite numbers in training and are: all at once, as there may be many"
-        types = dict(df.dtypes)
+        types = dict(zip(df.columns, df.dtypes.tolist()))
         plain = [o for o in self.columns if o.is_plain and isinstance(t := types[o.name], np.dtype) and t.kind in 'iuf']
         values = df[[o.name for o in plain]].to_numpy(np.float64)
         return {} if np.isinf(values).any() else {o.name:v/o.unit for o,v in zip(plain, values.T)}

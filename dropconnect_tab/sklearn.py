@@ -275,6 +275,14 @@ def fit(self:_DropConnectEstimator,
 def _serve(self:_DropConnectEstimator):
     self._predictor = Predictor(self.learner_, self.learner_.dls.device, copy=False)
 
+_FEW = 8  # rows up to so many are encoded one by one: that takes microseconds, and the columns of a table more
+
+def _encoded(encoder, rows):
+    "Codes and numbers of `rows`"
+    if len(rows) > _FEW: return encoder(rows)
+    names = rows.columns.tolist()
+    return [np.concatenate(o) for o in zip(*(encoder(dict(zip(names, o))) for o in rows.to_numpy(object).tolist()))]
+
 @patch
 def _preds(self:_DropConnectEstimator, X):
     check_is_fitted(self)
@@ -282,8 +290,10 @@ def _preds(self:_DropConnectEstimator, X):
     if p.model is not unwrap(learn.model) or p.device != learn.dls.device: self._serve()
     rows = self.columns_(self._frame(X), self.errors)
     # In a block of rows that is not full the last digit depends on a row's place: fill it up with the last row
-    filled = rows.iloc[np.arange(len(rows) + -len(rows)%64).clip(max=len(rows)-1)]
-    return self._predictor(filled)[:len(rows)].astype(np.float64)
+    cats,conts = _encoded(self._predictor.encoder, rows)
+    filled = np.arange(len(rows) + -len(rows)%64).clip(max=len(rows)-1)
+    preds = [self._predictor._run(cats[o], conts[o])[0] for o in np.split(filled, range(1024, len(filled), 1024))]
+    return np.concatenate(preds)[:len(rows)].astype(np.float64)
 
 @patch
 def predict_dist(self:_DropConnectEstimator,

@@ -356,7 +356,7 @@ def test_the_arena_says_what_the_estimators_say(read):
         read(sales(DAYS.dt.strftime('%Y-%m-%d').where(DAYS.index > 0, 'unknown')), 'split = "sold"')
 
 
-# --- speed and looks ------------------------------------------------------------------------------------------------
+# --- one row, and many -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('unit', ['s', 'us', 'ns'])
 def test_parts_of_dates_are_those_of_fastai(unit):
@@ -365,6 +365,24 @@ def test_parts_of_dates_are_those_of_fastai(unit):
     warnings.simplefilter('ignore')  # of names that pandas is about to change
     wanted = add_datepart(pd.DataFrame({'d': days.astype('datetime64[ns]')}), 'd', prefix='d_', time=True).astype(float)
     pd.testing.assert_frame_equal(pd.DataFrame(_dateparts('d', days)), wanted)
+
+
+def test_a_few_rows_are_answered_as_in_a_table_of_many():
+    df = wide().assign(size=lambda d: d['size'].where(d.index % 5 > 0))
+    est = make(DropConnectClassifier, members=2).fit(df, np.arange(60) % 3)
+    for n in (1, 8, 9): assert np.allclose(est.predict_proba(df[:n]), est.predict_proba(df)[:n], rtol=1e-6)
+
+
+@pytest.mark.parametrize('how', ['%Y-%m-%d %H:%M:%S', '%d/%m/%Y', '%b %d, %Y'])
+def test_many_dates_are_read_as_few_are(how):
+    many = pd.Series(pd.date_range('1950-01-01', periods=1200, freq='31h'))
+    text = [*many.dt.strftime(how), '05/Mar/2020', '2020-01-05T03:15Z']
+    df = frame(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of the two that do not fit
+        columns = TableColumns(df)
+    alone = pd.concat([columns(df[i:i+1]) for i in range(0, 1202, 100)], ignore_index=True)
+    assert columns(df)[::100].reset_index(drop=True).equals(alone)
 
 
 def test_a_fitted_reader_can_be_pickled():
