@@ -35,7 +35,7 @@ from sklearn.utils.validation import (
 import dropconnect_tab.interpret  # what `learner_` can do
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
-from .frame import FillGaps, TableColumns
+from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
 from .masks import unwrap
 from .members import MemberLoss, takes_target_scale
@@ -136,6 +136,7 @@ class _DropConnectEstimator(BaseEstimator):
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories
+        errors:str='raise', # What cannot be read at predict is an error; 'gap': a missing value, with one warning
         device=None, # Where to train; None: a GPU where there is one
         verbose:bool=False, # Show a progress bar and the losses of each epoch?
         random_state=None, # Seed of everything random, number or `np.random.RandomState`; None: NumPy's global one
@@ -146,6 +147,7 @@ class _DropConnectEstimator(BaseEstimator):
         self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
+        self.errors = errors
         self.device,self.verbose,self.random_state = device,verbose,random_state
 
     def __sklearn_tags__(self):
@@ -154,6 +156,7 @@ class _DropConnectEstimator(BaseEstimator):
         return tags
 
     def _check_settings(self):
+        check_errors(self.errors)
         for k,low in dict(n_epoch=1, patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
         if self.bs is not None: check_whole('bs', self.bs, 2)
         if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
@@ -166,6 +169,9 @@ class _DropConnectEstimator(BaseEstimator):
 @patch
 def _frame(self:_DropConnectEstimator, X, reset=False):
     "`X` as a DataFrame with the columns of the training rows, named by strings"
+    if not isinstance(X, pd.DataFrame) and hasattr(X, 'to_pandas'):
+        try: X = X.to_pandas()
+        except ModuleNotFoundError: X = pd.DataFrame(X.to_dict(as_series=False))  # polars without pyarrow
     if isinstance(X, pd.DataFrame):
         validate_data(self, X, reset=reset, skip_check_array=True)
         if 0 in X.shape: raise ValueError(f"X has {X.shape[0]} samples and {X.shape[1]} features: it needs both")
@@ -184,7 +190,7 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
     if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
     X,y = X.iloc[train],y.iloc[train]
     columns = TableColumns(X, self.cat_names, self.cont_names, self.max_card)
-    parts = [columns(a).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
+    parts = [columns(a, self.errors).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
     df,n = pd.concat(parts, ignore_index=True),len(y)
     # the procs add flags to the names that they are given
     to = TabularPandas(df, [Categorify,FillGaps,Normalize], list(columns.cat_names), list(columns.cont_names), list(y),
@@ -269,15 +275,25 @@ def fit(self:_DropConnectEstimator,
 def _serve(self:_DropConnectEstimator):
     self._predictor = Predictor(self.learner_, self.learner_.dls.device, copy=False)
 
+_FEW = 8  # rows up to so many are encoded one by one: that takes microseconds, and the columns of a table more
+
+def _encoded(encoder, rows):
+    "Codes and numbers of `rows`"
+    if len(rows) > _FEW: return encoder(rows)
+    names = rows.columns.tolist()
+    return [np.concatenate(o) for o in zip(*(encoder(dict(zip(names, o))) for o in rows.to_numpy(object).tolist()))]
+
 @patch
 def _preds(self:_DropConnectEstimator, X):
     check_is_fitted(self)
     p,learn = self._predictor,self.learner_
     if p.model is not unwrap(learn.model) or p.device != learn.dls.device: self._serve()
-    X = self._frame(X)
+    rows = self.columns_(self._frame(X), self.errors)
     # In a block of rows that is not full the last digit depends on a row's place: fill it up with the last row
-    filled = X.iloc[np.arange(len(X) + -len(X)%64).clip(max=len(X)-1)]
-    return self._predictor(self.columns_(filled))[:len(X)].astype(np.float64)
+    cats,conts = _encoded(self._predictor.encoder, rows)
+    filled = np.arange(len(rows) + -len(rows)%64).clip(max=len(rows)-1)
+    preds = [self._predictor._run(cats[o], conts[o])[0] for o in np.split(filled, range(1024, len(filled), 1024))]
+    return np.concatenate(preds)[:len(rows)].astype(np.float64)
 
 @patch
 def predict_dist(self:_DropConnectEstimator,
@@ -288,7 +304,7 @@ def predict_dist(self:_DropConnectEstimator,
     "What members, or resampled masks, make of each row, and how far they disagree: see `Learner.get_preds_dist`"
     check_is_fitted(self)
     learn = self.learner_
-    dl = learn.dls.test_dl(self.columns_(self._frame(X)))
+    dl = learn.dls.test_dl(self.columns_(self._frame(X), self.errors))
     with _quiet(learn): *res,_ = learn.get_preds_dist(dl=dl, n=n, seed=seed)
     return tuple(self._shaped(o.numpy().astype(np.float64), i==0) for i,o in enumerate(res))
 

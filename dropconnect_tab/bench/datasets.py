@@ -6,7 +6,7 @@
 __all__ = ['datasets', 'Dataset', 'dataset_dls', 'load_dataset', 'read_dataset']
 
 # %% ../../nbs/bench/01_datasets.ipynb #8134e627
-import hashlib, warnings
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from fastai.tabular.core import cont_cat_split
 from .files import home_path, read_csv, read_description
 from ..checks import check_choice
 from ..data import TabTensorDL, batch_size
-from ..frame import FillGaps
+from ..frame import FillGaps, how_to_read, read_text
 
 # %% ../../nbs/bench/01_datasets.ipynb #e8b0aa02
 def _check_numbers(dataset):
@@ -194,13 +194,10 @@ def _read_rows(spec):
 
 # %% ../../nbs/bench/01_datasets.ipynb #384226c7
 def _times(column, name):
-    "The numbers or dates of a column"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # what it says of formats, the error says better
-            times = column if pd.api.types.is_numeric_dtype(column) else pd.to_datetime(column)
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"split={name!r}: the column holds neither numbers nor dates: {e}") from e
+    "The numbers or dates of a column: strings as the estimators read them"
+    times = read_text(column, how_to_read(name, column, None, len(column)))  # numbers among strings are no times
+    if not (pd.api.types.is_numeric_dtype(times) or pd.api.types.is_datetime64_any_dtype(times)): raise ValueError(
+        f"split={name!r}: the column holds neither numbers nor dates: it has {column.dropna().iloc[0]!r}")
     if times.isna().any(): raise ValueError(f"split={name!r}: the column has gaps: fill or drop those rows")
     return times
 
