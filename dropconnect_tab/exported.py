@@ -99,6 +99,14 @@ class RowEncoder:
         raise ValueError(f"column {name!r} has missing values, and had none in training: fill them, train with rows "
                          "that have some, or with FillGaps in place of FillMissing")
 
+    def _float32(self, conts):
+        "Numbers (rows, numbers) as the net takes them; a `ValueError` that names a column which float32 cannot hold"
+        with np.errstate(over='ignore'): res = np.asarray(conts, dtype=np.float32)
+        if np.isinf(res).any(): raise ValueError(
+            f"column {self.numbers[int(np.isinf(res).any(0).argmax())]['name']!r} has a number that is too large for "
+            "float32: put a smaller one, or a gap, in its place")
+        return res
+
     def _row(self, row):
         gaps,conts = {},[]
         for o in self.numbers:
@@ -110,11 +118,11 @@ class RowEncoder:
             if 'gaps_of' in o: return o['codes'][gaps[o['gaps_of']]]
             return _code(n, o['values'], self._lookup[n], row[n]) if 'values' in o else int(row[n])
         cats = [code(o, o['name']) for o in self.categories]
-        return np.array([cats], dtype=np.int64).reshape(1,-1),np.array([conts], dtype=np.float32).reshape(1,-1)
+        return np.array([cats], dtype=np.int64).reshape(1,-1),self._float32([conts]).reshape(1,-1)
 
     def _table(self, df):
         cats = np.empty((len(df),len(self.categories)), dtype=np.int64)
-        conts = np.empty((len(df),len(self.numbers)), dtype=np.float32)
+        conts = np.empty((len(df),len(self.numbers)))
         gaps = {}
         for i,o in enumerate(self.numbers):
             v = _numbers(n := o['name'], df[n])
@@ -125,7 +133,7 @@ class RowEncoder:
             if 'gaps_of' in o: cats[:,i] = np.array(o['codes'])[gaps[o['gaps_of']].astype(int)]
             elif 'values' in o: cats[:,i] = _codes(o['name'], o['values'], df[o['name']])
             else: cats[:,i] = df[o['name']]
-        return cats,conts
+        return cats,self._float32(conts)
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e2
 class RowPredictor:
