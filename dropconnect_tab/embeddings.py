@@ -60,7 +60,7 @@ def fences(col, far=FAR):
     values,inverse,counts = np.unique(col, return_inverse=True, return_counts=True)
     often = counts > len(col)/20
     rest,often = col[~often[inverse]],values[often]
-    q1,q3 = np.quantile(rest, [.25,.75]) if len(rest) else (0,0)
+    q1,q3 = np.quantile(rest, [.25,.75]) if len(rest) > len(col)/20 else (0,0)
     if q1 == q3: rest = often if len(often) > 1 else values  # a few numbers, again and again
     q1,q3 = np.quantile(rest, [.25,.75])
     low,high = q1-far*(q3-q1),q3+far*(q3-q1)
