@@ -92,29 +92,32 @@ def preds(learn, df):
 
 
 @pytest.fixture(scope='module')
-def ways(learn, tmp_path_factory):
-    "Everything that answers rows"
-    p = learn.predictor()
+def way(learn, tmp_path_factory):
+    "A function that gives what answers rows, by its name"
+    p, folder = learn.predictor(), tmp_path_factory.mktemp('net')
     assert isinstance(p.model, FoldedNet)
-    res, folder = {'learner': lambda df: preds(learn, df), 'predictor': p, 'pickle': pickle.loads(pickle.dumps(p)),
-                   'row': lambda df: np.stack([p(o) for o in df.to_dict('records')])}, tmp_path_factory.mktemp('net')
-    for suffix in ('.pt2', '.onnx'):
-        if suffix == '.onnx' and pytest.importorskip('onnxruntime') is None: continue
-        p.export(folder/f'net{suffix}')
-        res[suffix] = load_predictor(folder/f'net{suffix}')
-    return res
+    res = {'learner': lambda df: preds(learn, df), 'predictor': p, 'pickle': pickle.loads(pickle.dumps(p)),
+           'row': lambda df: np.stack([p(o) for o in df.to_dict('records')])}
+    def get(name):
+        if name == '.onnx': pytest.importorskip('onnxruntime')
+        if name not in res:
+            p.export(folder/f'net{name}')
+            res[name] = load_predictor(folder/f'net{name}')
+        return res[name]
+    return get
 
 
-NAMES = ['learner', 'predictor', 'pickle', 'row', '.pt2', '.onnx']
+FILES = [pytest.param(o, marks=pytest.mark.slow) for o in ('.pt2', '.onnx')]
+NAMES = ['learner', 'predictor', 'pickle', 'row', *FILES]
 
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('col, far', [('e', 20.1), ('e', -1e6), ('e', 1e30), ('a', 50), ('a', 1e6), ('a', -1e20),
                                       ('a', 1e38), ('b', 9), ('b', -1e6), ('b', 1e38)])
-def test_a_number_beyond_those_of_training_is_answered_soberly(ways, learn, rows, name, col, far):
+def test_a_number_beyond_those_of_training_is_answered_soberly(way, learn, rows, name, col, far):
     X, y = smooth(200)
     df = rows.assign(**{col: float(far)})
-    got = ways[name](df)
+    got = way(name)(df)
     assert np.isfinite(got).all() and abs(got).max() < 3*abs(y).max()
     assert np.allclose(got, preds(learn, df), atol=1e-4)
     if col == 'e': assert np.allclose(got, preds(learn, rows), atol=1e-5), "what was constant says nothing"
@@ -123,9 +126,9 @@ def test_a_number_beyond_those_of_training_is_answered_soberly(ways, learn, rows
 
 @pytest.mark.parametrize('name', NAMES[1:])
 @pytest.mark.parametrize('col, far', [('a', 1e45), ('d', -1e39), ('e', 1e33)])
-def test_a_number_that_float32_cannot_hold_is_refused_by_name(ways, rows, name, col, far):
+def test_a_number_that_float32_cannot_hold_is_refused_by_name(way, rows, name, col, far):
     with pytest.raises(ValueError, match=f"column '{col}' has a number that is too large for float32"):
-        ways[name](rows.assign(**{col: far}))
+        way(name)(rows.assign(**{col: far}))
 
 
 @pytest.mark.parametrize('far, match', [(1e305, "'a' has a number that is too large"), (np.inf, "'a'.*infinite")])
@@ -136,9 +139,9 @@ def test_estimators_refuse_it_as_well(far, match):
     with pytest.raises(ValueError, match=match): made.predict(X.assign(a=far))
 
 
-def test_no_rows_and_one(ways, rows):
-    for name in ('predictor', '.pt2', '.onnx'):
-        assert ways[name](rows[:0]).shape == (0, 1) and ways[name](rows[:1]).shape == (1, 1)
+@pytest.mark.parametrize('name', ['predictor', *FILES])
+def test_no_rows_and_one(way, rows, name):
+    assert way(name)(rows[:0]).shape == (0, 1) and way(name)(rows[:1]).shape == (1, 1)
 
 
 def test_a_missing_value_stays_one(learn, rows):
@@ -304,3 +307,10 @@ def test_the_estimator_says_it():
     X, y = smooth(60)
     def scale(**kwargs): return DropConnectRegressor(n_epoch=1, **kwargs).fit(X, y).learner_.model.cont_scale
     assert isinstance(scale(), ContScale) and scale(cont_scale=False) is scale(config=dict(cont_scale=False)) is None
+
+
+def test_an_answer_that_is_not_finite_is_refused_by_name():
+    X, y = smooth(60)
+    answer = fitted(X, y, **only_masks).predictor()
+    with pytest.raises(ValueError, match=r"no finite answer to row 2: column 'b' is 1e\+38 standard deviations"):
+        answer(X[:4].assign(b=[0, 0, 1e38, 0.]))
