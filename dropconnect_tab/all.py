@@ -1,7 +1,7 @@
 "What `from dropconnect_tab.all import *` brings: the entry points, what they add to a `Learner`, what errors name"
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
-from dropconnect_tab.embeddings import get_cont_edges
+from dropconnect_tab.embeddings import get_cont_edges, get_cont_scale
 from dropconnect_tab.exported import load_predictor
 from dropconnect_tab.frame import FillGaps
 from dropconnect_tab.interpret import plot_coverage, plot_error_spread, plot_reliability

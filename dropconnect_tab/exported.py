@@ -34,7 +34,7 @@ def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
 def _number(n, v):
     if _is_missing(v): return math.nan
     try: res = float(v)
-    except (ValueError, TypeError): raise ValueError(f"{n}={v!r} is not a number") from None
+    except (ValueError, TypeError, OverflowError): raise ValueError(f"{n}={v!r} is not a number") from None
     if math.isinf(res): raise ValueError(f"{n}={v!r} is infinite: put a number, or None for a gap, in its place")
     return res
 
@@ -44,6 +44,14 @@ def _numbers(n, col):
         res = col.to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as e: raise ValueError(f"column {n!r} is not made of numbers: {e}") from None
     if np.isinf(res).any(): raise ValueError(f"column {n!r} has infinite values: put numbers, or gaps, in their place")
+    return res
+
+def _float32(numbers, conts):
+    "`conts`, (rows, numbers), as the net takes them; a `ValueError` that names a column which float32 cannot hold"
+    with np.errstate(over='ignore'): res = np.asarray(conts, dtype=np.float32)
+    if len(bad := np.flatnonzero(np.isinf(res).any(0))): raise ValueError(
+        f"column {numbers[bad[0]]['name']!r} has a number that is too large for float32: put a smaller one, or a gap, in "
+        "its place")
     return res
 
 # %% ../nbs/12_exported.ipynb #a1e0c3db
@@ -110,11 +118,11 @@ class RowEncoder:
             if 'gaps_of' in o: return o['codes'][gaps[o['gaps_of']]]
             return _code(n, o['values'], self._lookup[n], row[n]) if 'values' in o else int(row[n])
         cats = [code(o, o['name']) for o in self.categories]
-        return np.array([cats], dtype=np.int64).reshape(1,-1),np.array([conts], dtype=np.float32).reshape(1,-1)
+        return np.array([cats], dtype=np.int64).reshape(1,-1),_float32(self.numbers, [conts]).reshape(1,-1)
 
     def _table(self, df):
         cats = np.empty((len(df),len(self.categories)), dtype=np.int64)
-        conts = np.empty((len(df),len(self.numbers)), dtype=np.float32)
+        conts = np.empty((len(df),len(self.numbers)))
         gaps = {}
         for i,o in enumerate(self.numbers):
             v = _numbers(n := o['name'], df[n])
@@ -125,7 +133,7 @@ class RowEncoder:
             if 'gaps_of' in o: cats[:,i] = np.array(o['codes'])[gaps[o['gaps_of']].astype(int)]
             elif 'values' in o: cats[:,i] = _codes(o['name'], o['values'], df[o['name']])
             else: cats[:,i] = df[o['name']]
-        return cats,conts
+        return cats,_float32(self.numbers, conts)
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e2
 class RowPredictor:
@@ -146,7 +154,16 @@ class RowPredictor:
             raise ValueError(f"a {type(rows).__name__} is not a row: give a dict, a Series or a DataFrame")
         cats,conts = self.encoder(rows)
         blocks = [self._run(cats[i:i+bs], conts[i:i+bs]) for i in range(0, max(len(cats), 1), bs)]
-        return blocks[0] if len(blocks) == 1 else [np.concatenate(o) for o in zip(*blocks)]
+        res = blocks[0] if len(blocks) == 1 else [np.concatenate(o) for o in zip(*blocks)]
+        if not np.isfinite(res[0]).all(): self._refuse(res[0], conts)
+        return res
+
+    def _refuse(self, preds, conts):
+        "A `ValueError` that names a row without a finite answer, and its number that is farthest out"
+        row = int(np.flatnonzero(~np.isfinite(preds).reshape(len(preds), -1).all(1))[0])
+        far = [f": column {o['name']!r} is {abs(v):.2g} standard deviations from its mean"
+               for o,v in zip(self.encoder.numbers, conts[row]) if abs(v) == abs(conts[row]).max()]
+        raise ValueError(f"the net has no finite answer to row {row}{far[0] if far else ''}")
 
     def __call__(self,
         rows, # A dict or Series of one row, or a DataFrame; columns that the net does not know are left alone

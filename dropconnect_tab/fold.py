@@ -151,12 +151,13 @@ class FoldedNet(nn.Module):
         layers = _leaves(model.layers) + ([y_scale] if y_scale else [])
         (weight,bias),*rest = _fold_layers(layers, k, scale, shift)
         if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_LOOKUP: raise _CannotFold
-        self.members = k
+        self.members,self.cont_scale = k,copy.deepcopy(getattr(model, 'cont_scale', None))
         self.first = _LookUp(model, weight, bias)
         self.rest = nn.Sequential(*(_MemberMaps(*o) if isinstance(o, tuple) else o for o in rest))
         self.to(next(model.layers.parameters()).dtype).eval()
 
     def forward(self, x_cat, x_cont):
+        if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
         x = self.first(x_cat, x_cont).unflatten(1, (self.members,-1)).transpose(0,1)
         x = self.rest(x).transpose(0,1)
         return average_members(x, self.average) if self.average else x[:,0]
@@ -170,6 +171,7 @@ def _made_up(model, n=16):
     cats = [torch.randint(e.num_embeddings, (n,), generator=gen) for e in model.embeds]
     dtype = next(model.layers.parameters()).dtype
     conts = 2*torch.randn(n, model.n_cont, generator=gen, dtype=dtype)
+    if scale := getattr(model, 'cont_scale', None): conts = conts*scale.std + scale.mean  # most between the fences
     return torch.stack(cats, 1) if cats else torch.empty(n, 0, dtype=torch.long),conts
 
 @torch.no_grad()

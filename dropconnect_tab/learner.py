@@ -13,7 +13,8 @@ from .data import TabTensorDL
 from .members import AverageMembers, MemberLoss, average_for, is_for_classes, loss_power
 from .model import DropConnectTabularModel
 from .optimizer import FusedAdam
-from .embeddings import TargetScale, get_cont_edges, get_y_scale, predicts_category
+from .embeddings import (
+    ContScale, TargetScale, get_cont_edges, get_cont_scale, get_y_scale, predicts_category)
 
 # %% ../nbs/10_learner.ipynb #72b31e16
 @delegates(DropConnectTabularModel.__init__)
@@ -22,7 +23,7 @@ def dropconnect_config(**kwargs):
     return kwargs
 
 # %% ../nbs/10_learner.ipynb #79698d81
-only_masks = dict(members=1, n_bins=0, emb_std=0.01, y_scale=False, ps=0.)
+only_masks = dict(members=1, n_bins=0, emb_std=0.01, cont_scale=False, y_scale=False, ps=0.)
 
 def _emb_std(emb_szs, n_rows):
     "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; None: few rows, fastai's"
@@ -76,6 +77,12 @@ def _check_config(config):
         f"the config has {', '.join(map(repr, own))}, which the learner takes, not the model: pass them to "
         "dropconnect_learner, as in **only_masks")
 
+def _cont_scale(to, cont_scale):
+    "A `ContScale`, or None where numbers are left as they are"
+    if cont_scale is None: return get_cont_scale(to)
+    if cont_scale is False or isinstance(cont_scale, ContScale): return cont_scale or None
+    raise ValueError(f"cont_scale={cont_scale!r}: give False, a ContScale, or None for that of the training rows")
+
 def _y_scale(to, y_scale, y_range, n_out, loss_func):
     "A `TargetScale`, or None where the outputs are left as they are"
     if y_scale is False or isinstance(y_scale, TargetScale): return y_scale or None
@@ -98,8 +105,9 @@ def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     to,said = dls.train_ds,config or {}
     res = _merge(_defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func)), said, arguments)
     def unsaid(name): return name not in res and name not in said
-    y_scale = res.get('y_scale', None if unsaid('y_scale') else False)
+    y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))
     res['y_scale'] = _y_scale(to, y_scale, res.get('y_range'), n_out, loss_func)
+    res['cont_scale'] = _cont_scale(to, cont_scale)
     if unsaid('cont_edges'): res['cont_edges'] = get_cont_edges(to, n_bins)
     elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
     if res.get('members', 1) != 1 and unsaid('average'): res['average'] = average_for(_member_loss(loss_func).base)
@@ -132,6 +140,7 @@ def dropconnect_learner(
     own_embeds:bool=None, # Own category embeddings for each member? None: if one member's have under 2 million numbers
     emb_std=None, # Standard deviation of category embeddings at the start; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
+    cont_scale=None, # Scale of the continuous columns; None: the training rows', which holds back outliers; False: none
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more where rows are few
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
@@ -140,7 +149,8 @@ def dropconnect_learner(
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     arguments = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
-                     members=members, own_embeds=own_embeds, emb_std=emb_std, y_scale=y_scale, ps=ps)
+                     members=members, own_embeds=own_embeds, emb_std=emb_std,
+                     cont_scale=cont_scale, y_scale=y_scale, ps=ps)
     to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
     _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)

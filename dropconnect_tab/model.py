@@ -19,7 +19,7 @@ from .checks import check_choice, check_whole
 from .layers import MemberEmbedding, MemberLayers
 from .masks import WeightMasks, find_kind
 from .members import AVERAGES, average_members, for_member_loss
-from .embeddings import ContEmbedding, TargetScale
+from .embeddings import ContEmbedding, ContScale, TargetScale
 
 # %% ../nbs/05_model.ipynb #f6d38e52
 _FASTAIS_EMB_STD = 0.01 # of fastai's `Embedding`
@@ -50,10 +50,20 @@ def _emb_stds(emb_std, n):
         f"emb_std={emb_std} has {len(stds)} values for {n} categorical columns: give one each")
     return stds
 
-def _cont_embed(cont_edges, cont_emb_sz, n_cont):
+def _check_cont_scale(cont_scale, n_cont):
+    "`cont_scale`; a `ValueError` unless it is None, or a `ContScale` that fits the net"
+    if cont_scale is None: return None
+    if not isinstance(cont_scale, ContScale): raise ValueError(
+        f"cont_scale={cont_scale!r}: give a ContScale, such as get_cont_scale(dls.train_ds)")
+    if len(cont_scale.low) != n_cont: raise ValueError(
+        f"cont_scale is for {len(cont_scale.low)} columns, but n_cont={n_cont}")
+    return cont_scale
+
+def _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale):
     "Embeddings of the continuous columns, or None"
     if cont_edges is not None and len(cont_edges) != n_cont:
         raise ValueError(f"cont_edges has the bins of {len(cont_edges)} columns, but n_cont={n_cont}")
+    if cont_edges and cont_scale is not None: cont_edges = cont_scale.edges(cont_edges)
     return ContEmbedding(cont_edges, cont_emb_sz) if cont_edges else None
 
 # %% ../nbs/05_model.ipynb #f5a563d8
@@ -84,17 +94,19 @@ class DropConnectTabularModel(TabularModel):
         emb_std=None, # Standard deviation that embeddings start with: number, or one each; None: fastai's, 0.01
         cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
         cont_emb_sz:int=16, # Width of the piecewise-linear embedding of a continuous column
+        cont_scale:ContScale=None, # Scale of continuous columns that holds back outliers; None: they enter as they are
         y_scale=None, # Outputs are `mean + std*x`: (mean, std), or a `TargetScale`; None: they are x
     ):
         find_kind(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
-        y_scale,cont_embed = _y_scale(y_scale, out_sz, y_range),_cont_embed(cont_edges, cont_emb_sz, n_cont)
+        y_scale,cont_scale = _y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
+        cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale)
         width = 1+cont_emb_sz if cont_embed else 1  # each number enters beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
-        self.n_cont,self.cont_embed,self.y_scale = n_cont,cont_embed,y_scale
+        self.n_cont,self.cont_scale,self.cont_embed,self.y_scale = n_cont,cont_scale,cont_embed,y_scale
         if own_embeds and members > 1: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
         for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
         if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
@@ -131,6 +143,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
 
 @patch
 def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
+    if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
     if self.cont_embed or self.own_embeds: res = self.layers(self._columns(x_cat, x_cont))
     else: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
     if self.y_scale is not None: res = self.y_scale(res)

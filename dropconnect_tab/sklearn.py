@@ -35,6 +35,7 @@ from sklearn.utils.validation import (
 import dropconnect_tab.interpret  # what `learner_` can do
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
+from .embeddings import fences
 from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
 from .masks import unwrap
@@ -110,7 +111,8 @@ def _split_rows(y, valid_pct, classes):
 # %% ../nbs/16_sklearn.ipynb #2a0b2818
 class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
-    _of_learner = 'weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','ps','config','lr','opt_func'
+    _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','ps','config',
+                   'lr','opt_func')
     def __init__(self,
         *,
         weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
@@ -121,6 +123,7 @@ class _DropConnectEstimator(BaseEstimator):
         layers:list=None, # Sizes of hidden layers; None: [200,100]
         emb_std=None, # Standard deviation that embeddings of categories start with; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings
+        cont_scale=None, # Scale of numbers; None: that of the training rows, which holds back outliers; False: none
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
         n_epoch:int=20, # Times that the training rows are seen
@@ -142,8 +145,8 @@ class _DropConnectEstimator(BaseEstimator):
         random_state=None, # Seed of everything random, number or `np.random.RandomState`; None: NumPy's global one
     ):
         self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
-        self.layers,self.emb_std,self.n_bins,self.ps = layers,emb_std,n_bins,ps
-        self.config,self.n_epoch = config,n_epoch
+        self.layers,self.emb_std,self.n_bins = layers,emb_std,n_bins
+        self.cont_scale,self.ps,self.config,self.n_epoch = cont_scale,ps,config,n_epoch
         self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
@@ -192,6 +195,9 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
     columns = TableColumns(X, self.cat_names, self.cont_names, self.max_card)
     parts = [columns(a, self.errors).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
     df,n = pd.concat(parts, ignore_index=True),len(y)
+    for o in columns.cont_names:  # next to a 1e12, float32 would have no digits left for the others
+        low,high = fences(df[o][:n].dropna().to_numpy())
+        df.loc[:n-1,o] = df.loc[:n-1,o].clip(low - 1e5*(high-low), high + 1e5*(high-low))
     # the procs add flags to the names that they are given
     to = TabularPandas(df, [Categorify,FillGaps,Normalize], list(columns.cat_names), list(columns.cont_names), list(y),
                        RegressionBlock(n_out=y.shape[1]) if vocab is None else CategoryBlock(vocab=vocab, sort=False),

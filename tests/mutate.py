@@ -30,7 +30,7 @@ from dropconnect_tab.bench.files import append_jsonl, read_jsonl  # noqa: E402 -
 TESTS = dict(masks='masks dropconnect members contract soak kinds', layers='dropconnect masks members contract kinds',
              callback='dropconnect contract kinds lifecycle', model='members contract embeddings lifecycle',
              members='members predict lifecycle', learner='contract members embeddings lifecycle',
-             embeddings='embeddings members serve')
+             embeddings='embeddings robust members serve')
 
 UNCHANGED = 'none', 0
 

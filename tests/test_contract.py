@@ -17,6 +17,7 @@ from helpers import hidden, make_dls, plain_learner, wide_cats
 from torch import nn
 
 from dropconnect_tab.all import *
+from dropconnect_tab.embeddings import ContScale
 from dropconnect_tab.layers import FrozenLinear
 from dropconnect_tab.learner import only_masks
 from dropconnect_tab.masks import few_inputs, find_linears
@@ -331,7 +332,8 @@ def test_learner_arguments_reach_the_model(dls):
 
 
 def test_signatures_are_fastais_plus_ours():
-    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'own_embeds', 'emb_std', 'y_scale'}
+    both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'own_embeds', 'emb_std', 'cont_scale',
+            'y_scale'}
     for a, b, ours, other in (
             (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr', 'opt_func'}),
             (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
@@ -356,6 +358,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert says.pop('own_embeds') == "if one member's have under 2 million numbers" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
     assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
+    assert says.pop('cont_scale') == "the training rows'" and isinstance(model.cont_scale, ContScale)
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
     assert model.y_scale.std.item() == pytest.approx(y.std(ddof=0))
     assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`FusedAdam` for members'

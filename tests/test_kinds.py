@@ -378,9 +378,9 @@ def test_none_in_a_config_is_the_models_own(tmp_path):
     def made(config, **kwargs): return dropconnect_learner(dls, layers=[9], config=config, **kwargs).model
     def std(model): return model.embeds[0].weight.std().item()
     default = made(None)
-    own = made(dict(emb_std=None, members=None, y_scale=None, cont_edges=None, ps=None, own_embeds=None))
-    assert default.members == 8 and default.y_scale and default.cont_embed and std(default) > .1
-    assert own.members == 1 and own.y_scale is None and own.cont_embed is None and std(own) < .02
+    own = made(dict.fromkeys(['emb_std', 'members', 'y_scale', 'cont_scale', 'cont_edges', 'ps', 'own_embeds']))
+    assert default.members == 8 and default.y_scale and default.cont_scale and default.cont_embed and std(default) > .1
+    assert own.members == 1 and own.y_scale is own.cont_scale is own.cont_embed is None and std(own) < .02
     assert made(dict(average=None, members=2)).average == 'mean'
     given = made(dict(emb_std=None, members=None, y_scale=None), emb_std=.3, members=2, y_scale=(1., 2.))
     assert given.members == 2 and given.y_scale.mean == 1 and std(given) > .1

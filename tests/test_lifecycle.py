@@ -65,7 +65,7 @@ class Column:
         "A net without masks that takes the checkpoint: fastai's, where there is one net with nothing but a mask"
         model = unwrap(learn.model)
         members = getattr(model, 'members', 1)
-        extras = dict(y_scale=copy.deepcopy(getattr(model, 'y_scale', None)),
+        extras = dict({o: copy.deepcopy(getattr(model, o, None)) for o in ('y_scale', 'cont_scale')},
                       own_embeds=getattr(model, 'own_embeds', False))
         if getattr(model, 'cont_embed', None): extras['cont_edges'] = get_cont_edges(learn.dls.train_ds, n_bins)
         kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0, **extras)
@@ -147,7 +147,7 @@ def test_the_column_of_the_defaults_has_them(dls):
     assert {m.p for m in model.layers.modules() if isinstance(m, torch.nn.Dropout)} == {.5}  # few rows
     for name in columns.keys() - {'default'}:
         model = columns[name].learner(dls).model
-        assert not [k for k in model.state_dict() if k.startswith(('cont_embed', 'y_scale'))], name
+        assert not [k for k in model.state_dict() if k.startswith(('cont_', 'y_scale'))], name
 
 
 def test_a_learner_that_is_loaded_in_a_new_process(tmp_path):

@@ -336,7 +336,7 @@ def described(learn, epochs, lr, wd):
         own_embeds=model.own_embeds or model.members == 1,
         emb_std=min((.01, .1, .3, 1.), key=lambda o: abs(np.log(float(model.embeds[0].weight.detach().std())/o))),
         n_bins=0 if model.cont_embed is None else model.cont_embed.embed.linear.weight.shape[1],
-        y_scale=model.y_scale is not None, ps=drops.pop(), embed_p=model.emb_drop.p, lr=lr,
+        cont_scale=model.cont_scale is not None, y_scale=model.y_scale is not None, ps=drops.pop(), embed_p=model.emb_drop.p, lr=lr,
         wd=learn.opt.hypers[0]['wd'] if wd is None else wd,
         loader='tensors' if isinstance(learn.dls.train, TabTensorDL) else 'fastai')
 
@@ -361,8 +361,8 @@ def test_the_default_arm_says_what_the_defaults_are(default):
 
 variants = [('epochs', 3), ('bs', 64), ('layers', (30, 20)), ('weight_p', .8), ('weight_p', 0), ('mask', 'frozen'),
             ('mask', 'resampled'), ('unit', 'weight'), ('members', 2), ('members', 1), ('own_embeds', False),
-            ('emb_std', .1), ('n_bins', 5), ('n_bins', 0), ('y_scale', False), ('ps', .3), ('embed_p', .2), ('lr', .02),
-            ('wd', .3), ('loader', 'fastai')]
+            ('emb_std', .1), ('n_bins', 5), ('n_bins', 0), ('cont_scale', False), ('y_scale', False), ('ps', .3), ('embed_p', .2),
+            ('lr', .02), ('wd', .3), ('loader', 'fastai')]
 
 
 @pytest.mark.slow

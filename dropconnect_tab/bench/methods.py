@@ -103,7 +103,7 @@ def fit_net(dataset, seed, device=None, tick=None, *, # As for `fit_fastai`
     set_seed(seed, reproducible=True)
     config = dropconnect_config(ps=ps, embed_p=embed_p)
     drawn_once = dict(seed=seed, unit=unit) if find_kind(mask).drawn_once else {}
-    plain = dict(n_bins=0, emb_std=emb_std, own_embeds=False, y_scale=False)
+    plain = dict(n_bins=0, emb_std=emb_std, own_embeds=False, cont_scale=False, y_scale=False)
     learn = dropconnect_learner(dataset_dls(dataset, bs, device, loader), layers=list(layers), config=config,
                                 weight_p=weight_p, mask=mask, members=members, **drawn_once, **plain, **_task(dataset))
     with torch.no_grad():
@@ -138,7 +138,8 @@ def fit_default(dataset, seed, device=None, tick=None, *, # As for `fit_fastai`
     drawn_once = dict(seed=seed) if find_kind(kwargs.get('mask', 'trainable')).drawn_once else {}
     if 'embed_p' in kwargs: kwargs['config'] = dropconnect_config(embed_p=kwargs.pop('embed_p'))
     if 'layers' in kwargs: kwargs['layers'] = list(kwargs['layers'])
-    if kwargs.get('y_scale'): kwargs.pop('y_scale')  # the target's own is what it takes anyway
+    for o in ('y_scale','cont_scale'):
+        if kwargs.get(o): kwargs.pop(o)  # those of the training rows are what it takes anyway
     learn = dropconnect_learner(dataset_dls(dataset, bs, device, loader), **drawn_once, **kwargs)
     return _fit(learn, dataset, epochs, learn.lr, learn.wd, tick)
 
@@ -353,7 +354,7 @@ _nets = (
     Method('deep-ensemble', fit_deep_ensemble, {**_our, 'nets':8}, searched_as=_dense),
     Method('default', fit_default, dict(epochs=8, bs=None), optional=dict(
         layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, own_embeds=True, emb_std=.3, n_bins=48,
-        y_scale=True, ps=0., embed_p=0., lr=.01, wd=.01, loader='tensors')),
+        cont_scale=True, y_scale=True, ps=0., embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c22
