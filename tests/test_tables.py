@@ -284,3 +284,23 @@ def test_the_target_is_never_a_column_to_learn_from(read, key, target):
     try: table = read(f'{key} = ["{target}"]', target=target)
     except ValueError as e: assert repr(target) in str(e)
     else: assert target not in [*table.cat_names, *table.cont_names] and target in table.df
+
+
+def test_paths_from_the_home_folder(tmp_path, monkeypatch):
+    "What a shell does with `~`, done where Python or a TOML file names the path"
+    from dropconnect_tab.bench.report import report
+    from dropconnect_tab.bench.runs import preds_file, runs_file, table_folder
+    from dropconnect_tab.bench.synthetic import write_synthetic
+    for o in ('HOME', 'USERPROFILE'): monkeypatch.setenv(o, str(tmp_path/'home'))
+    (tmp_path/'home').mkdir()
+    (tmp_path/'here').mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    make_df(50).to_csv(tmp_path/'home'/'shops.csv', index=False)
+    (tmp_path/'home'/'shops.toml').write_text('path = "~/shops.csv"\ntarget = "price"\n')
+    assert len(read_table('~/shops.toml').df) == 50
+    assert write_synthetic('~/sales.zip', n=20) == tmp_path/'home'/'sales.zip'
+    assert table_folder('~/runs', 'a', 'b') == tmp_path/'home'/'runs'/'a-b'
+    assert runs_file('~').parent == preds_file('~').parent == tmp_path/'home'
+    with pytest.raises(ValueError, match=str(tmp_path/'home')): load_table('adult', '~/tables')
+    with pytest.raises(ValueError, match='runs has no results'): report('~/runs')
+    assert not [*(tmp_path/'here').iterdir()]

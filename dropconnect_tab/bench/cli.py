@@ -138,7 +138,7 @@ def arena_main(args=None):
 def _load_bulldozers(path, split, columns, out):
     if path is None:
         print("No --path was given: these are synthetic sales, which say nothing about real machines.")
-        path = write_synthetic(Path(out)/'synthetic'/'TrainAndValid.zip')
+        path = write_synthetic(Path(out).expanduser()/'synthetic'/'TrainAndValid.zip')
     table = bulldozers_table(path, split, columns)
     title = None if table.name == 'synthetic-bulldozers' else "RMSE of log price"
     return table,dict(bs=1024) if len(table.train_idx) > 100_000 else {},title

@@ -24,7 +24,7 @@ def read_results(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> list: # One dict for each run: its line, with 'losses' and 'group' of the rows where there are predictions
     "Read the runs in `folder`; a `ValueError` that names a line which does not belong to the others"
-    arrays = read_arrays(Path(folder)/'preds.npz')
+    arrays = read_arrays(Path(folder).expanduser()/'preds.npz')
     return [_with_losses(folder, res, arrays) for res in read_runs(folder)]
 
 def _with_losses(folder, res, arrays):
@@ -243,7 +243,7 @@ def report(
     folder, # Folder of one table and split, with its `runs.jsonl`
 ) -> str: # Markdown, as `format_summary` makes it
     "Write what the runs in `folder` say beside them, as Markdown and plots, and return the summary"
-    folder,results = Path(folder),read_results(folder)
+    folder,results = Path(folder).expanduser(),read_results(folder)
     summary = format_summary(summarise(results), compare(results))
     for name,text in (('table',summary), ('settings',format_settings(results))):
         path = folder/f'{name}.md'

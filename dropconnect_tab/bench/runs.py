@@ -49,11 +49,11 @@ def measure_of(
 # %% ../../nbs/bench/05_runs.ipynb #6bd0d6fd
 def table_folder(out, name, split):
     "Where the results on a table are kept, in the folder `out` of all results"
-    return Path(out)/f'{name}-{split}'
+    return Path(out).expanduser()/f'{name}-{split}'
 
-def runs_file(folder): return Path(folder)/'runs.jsonl'
+def runs_file(folder): return Path(folder).expanduser()/'runs.jsonl'
 
-def preds_file(folder): return Path(folder)/'preds.npz'
+def preds_file(folder): return Path(folder).expanduser()/'preds.npz'
 
 # %% ../../nbs/bench/05_runs.ipynb #5a110001
 def _read_lines(folder):

@@ -159,7 +159,7 @@ def write_synthetic(
     **kwargs
 ) -> Path: # `path`
     "Write `synthetic_sales` to a file that `load_bulldozers` reads"
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix.lower() not in ('.zip','.csv'):
         raise ValueError(f"{path} ends in {path.suffix!r}: give a path that ends in '.zip' or '.csv'")
     raw = synthetic_sales(n, seed, **kwargs).to_csv(index=False, lineterminator='\r\n', float_format='%.0f').encode()

@@ -119,7 +119,7 @@ def table_dls(
 
 # %% ../../nbs/bench/01_tables.ipynb #44fbc30f
 def _read(folder, name):
-    path = Path(folder)/name
+    path = Path(folder).expanduser()/name
     if not path.exists(): raise ValueError(f"{path} does not exist: give the folder that holds {name}")
     return pd.read_csv(path)
 
@@ -256,9 +256,9 @@ def read_table(
     file, # TOML file that describes a CSV
 ) -> Table:
     "The table that a file describes; a `ValueError` that names what is wrong with it"
-    file = Path(file)
+    file = Path(file).expanduser()
     spec = _description(file)
-    path = file.parent/spec['path']
+    path = file.parent/Path(spec['path']).expanduser()
     df = _read_rows(path, spec, file)
     y,split = spec['target'],spec['split']
     train,test,times = _split(df, split, path)
