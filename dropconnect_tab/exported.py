@@ -6,9 +6,11 @@
 __all__ = ['RowPredictor', 'ExportedPredictor', 'load_predictor']
 
 # %% ../nbs/12_exported.ipynb #a1e0c3d3
-import json, math
+import hashlib, json, math
 from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np, pandas as pd
 
@@ -55,25 +57,47 @@ def _float32(numbers, conts):
     return res
 
 # %% ../nbs/12_exported.ipynb #a1e0c3db
-def _check_kind(n, index, values):
-    "A `ValueError` where a number is given as a string for a category of numbers: it would not be found"
-    if text := [v for v in values if isinstance(v, str) and v.strip().replace('.', '', 1).isdigit()]: raise ValueError(
-        f"column {n!r} has {text[0]!r}, and its categories are numbers such as {index[0]}: make a number of it")
+def _said(text):
+    "The number or truth value that `text` says; None without one"
+    try: res = float(text)
+    except ValueError: return {'True':True, 'False':False}.get(text)
+    return res if math.isfinite(res) else None
+
+def _lookup(values):
+    "Value → code, counted from 1; numbers that strings say, too, and -1 where another may be meant"
+    numbers = {}
+    for code,text in enumerate(values, 1):
+        if not isinstance(text, str) or (v := _said(text)) is None: continue
+        numbers[v] = code if v not in numbers and text in (str(v),str(int(v))) else -1
+    return numbers | {v:code for code,v in enumerate(values, 1)}
+
+def _other_code(n, index, codes, v):
+    "The code of a value that is not among the categories as it is; a `ValueError` where its type is to blame"
+    is_text,kind = isinstance(v, str),index.dtype.kind
+    if is_text and kind in 'iufb' and _said(v) is not None:
+        what = 'truth value' if kind=='b' else 'number'
+        raise ValueError(f"column {n!r} has {v!r}, and its categories are {what}s such as {index[0]}: make a {what} of it")
+    if kind in 'mM' or isinstance(index, pd.PeriodIndex):
+        if isinstance(v, (int,float,np.number)) and not isinstance(v, np.timedelta64): raise ValueError(
+            f"column {n!r} has {v!r}, and its categories are such as {index[0]}: make one of it")
+        return int(index.get_indexer([v])[0])+1
+    return 0 if is_text else codes.get(str(v), 0)
 
 def _code(n, index, codes, v):
     if _is_missing(v): return 0
-    try: return codes[v]
-    except (KeyError, TypeError):
-        if index.dtype.kind in 'iuf': _check_kind(n, index, [v])
-        return int(index.get_indexer([v])[0])+1
+    try: res = codes[v]
+    except KeyError: res = _other_code(n, index, codes, v)
+    except TypeError: raise ValueError(
+        f"column {n!r} has {v!r}, which cannot be a category such as {index[0]!r}") from None
+    if res >= 0: return res
+    like = next(o for o in index if isinstance(o, str) and _said(o)==v)
+    raise ValueError(f"column {n!r} has {v!r}, which may be {like!r} or another of its categories, which are strings: "
+                     "give it as in training")
 
-def _codes(n, index, col):
-    if isinstance(col.dtype, pd.StringDtype):  # look each different string up once
-        at,values = pd.factorize(col)
-        res = np.append(index.get_indexer(values)+1, 0)[at]
-    else: res = index.get_indexer(col)+1
-    if index.dtype.kind in 'iuf': _check_kind(n, index, col[res==0])
-    return res
+def _codes(n, index, codes, col):
+    try: at,values = pd.factorize(col)  # look each different value up once
+    except TypeError: at,values = np.arange(len(col)),col  # `_code` names the one that cannot be
+    return np.array([*(_code(n, index, codes, v) for v in values), 0])[at]
 
 # %% ../nbs/12_exported.ipynb #a1e0c3dd
 def _check_columns(wanted, rows):
@@ -92,7 +116,7 @@ class RowEncoder:
         numbers, # Dicts: `name`, `mean`, `std`, and `fill`, what gaps are filled with (None: they are an error)
     ):
         self.categories,self.numbers = categories,numbers
-        self._lookup = {o['name']:{v:i for i,v in enumerate(o['values'], 1)} for o in categories if 'values' in o}
+        self._lookup = {o['name']:_lookup(o['values']) for o in categories if 'values' in o}
         self.x_names = [o['name'] for o in categories if 'gaps_of' not in o] + [o['name'] for o in numbers]
 
     def __call__(self,
@@ -131,7 +155,7 @@ class RowEncoder:
             conts[:,i] = (v-o['mean'])/o['std']
         for i,o in enumerate(self.categories):
             if 'gaps_of' in o: cats[:,i] = np.array(o['codes'])[gaps[o['gaps_of']].astype(int)]
-            elif 'values' in o: cats[:,i] = _codes(o['name'], o['values'], df[o['name']])
+            elif 'values' in o: cats[:,i] = _codes(n := o['name'], o['values'], self._lookup[n], df[n])
             else: cats[:,i] = df[o['name']]
         return cats,_float32(self.numbers, conts)
 
@@ -191,45 +215,84 @@ def as_json(encoder, vocab):
     "What `encoder` and `vocab` know, as JSON; a `ValueError` that names a column which JSON cannot hold"
     categories = [{**o, **plain_values(o['name'], o['values'])} if 'values' in o else o for o in encoder.categories]
     classes = None if vocab is None else plain_values('of the target', vocab)
-    about = dict(format=1, categories=categories, numbers=encoder.numbers, classes=classes)
+    about = dict(format=2, categories=categories, numbers=encoder.numbers, classes=classes)
     try: res = json.dumps(about, indent=1, ensure_ascii=False)
     except TypeError as e: raise ValueError(f"a column's name is not a string or a number ({e}): rename it") from None
     return res
 
-def from_json(text):
-    "The encoder and the vocab that `as_json` has written"
-    about = json.loads(text)
-    def category(o): return {**o, 'values':as_index(o['values'], o.get('dtype'))} if 'values' in o else o
-    classes = about['classes']
-    encoder = RowEncoder([category(o) for o in about['categories']], about['numbers'])
-    return encoder,None if classes is None else as_index(**classes).tolist()
+def _index(values, dtype=None):
+    res = as_index(values, dtype) if isinstance(values, list) else None
+    if res is None or res.hasnans or not res.is_unique: raise ValueError(f"{values!r} is not a list of different values")
+    return res
+
+def _category(names, name, values=None, dtype=None, gaps_of=None, codes=None):
+    if gaps_of is None: return dict(name=name) if values is None else dict(name=name, values=_index(values, dtype))
+    no,yes = map(int, codes)
+    if gaps_of not in names: raise ValueError(f"{name!r} has the gaps of {gaps_of!r}, which is no number")
+    return dict(name=name, gaps_of=gaps_of, codes=(no,yes))
+
+def _scaled(name, mean, std, fill):
+    if not (math.isfinite(mean) and 0 < std < math.inf and (fill is None or math.isfinite(fill))):
+        raise ValueError(f"{name!r} has mean={mean}, std={std} and fill={fill}")
+    return dict(name=name, mean=mean, std=std, fill=fill)
+
+def from_json(text, checked=True):
+    "The encoder and the vocab that `as_json` has written, in a file with a checksum or without; an error for other text"
+    def read(format, categories, numbers, classes):
+        if format not in (1,2): raise ValueError(f"it has format={format!r}, and this version reads 1 and 2")
+        if format==2 and not checked: raise ValueError("it does not end with a checksum")
+        numbers = [_scaled(**o) for o in numbers]
+        encoder = RowEncoder([_category([o['name'] for o in numbers], **o) for o in categories], numbers)
+        return encoder,None if classes is None else _index(**classes).tolist()
+    return read(**json.loads(text))
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e8
-def _open_torch(path):
-    "The JSON of a `.pt2` file, and what runs its net on arrays"
+def _open_torch(data):
+    "What runs the net of a `.pt2` file, of its bytes, on arrays"
     import torch
-    found = {ABOUT:''}
-    net = torch.export.load(path, extra_files=found).module()
+    net = torch.export.load(BytesIO(data)).module()
     def run(cats, conts):
         with torch.inference_mode(): return [o.numpy() for o in net(torch.from_numpy(cats), torch.from_numpy(conts))]
-    return found[ABOUT],run
+    return run
 
-def _open_onnx(path):
-    "The JSON of an `.onnx` file, and what runs its net on arrays"
+def _read_torch(data):
+    "The JSON of a `.pt2` file, of its bytes, and what opens its net"
+    with ZipFile(BytesIO(data)) as z: found = [z.read(o).decode() for o in z.namelist() if o.endswith(ABOUT)]
+    return ''.join(found),lambda: _open_torch(data)
+
+def _read_onnx(data):
+    "The JSON of an `.onnx` file, of its bytes, and what opens its net"
     try: import onnxruntime
-    except ImportError: raise ImportError(f"{path} needs ONNX Runtime: pip install onnxruntime") from None
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    except ImportError: raise ImportError("an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
+    session = onnxruntime.InferenceSession(data, providers=['CPUExecutionProvider'])
     names = {o.name for o in session.get_inputs()}
     def run(cats, conts):
         return session.run(None, {k:v for k,v in dict(cats=cats, conts=conts).items() if k in names})
-    return session.get_modelmeta().custom_metadata_map.get(ABOUT, ''),run
+    return session.get_modelmeta().custom_metadata_map.get(ABOUT, ''),lambda: run
 
-_OPEN = {'.pt2':_open_torch, '.onnx':_open_onnx}
+_READ = {'.pt2':_read_torch, '.onnx':_read_onnx}
+# What comes before the checksum: the comment of a zip archive, and `metadata_props` of an ONNX model, as Protobuf
+_MARK = {'.pt2':b'dropconnect_tab.sha256=', '.onnx':b'r\x5a\n\x16dropconnect_tab.sha256\x12\x40'}
+
+def _checksum(data): return hashlib.sha256(data).hexdigest().encode()
+
+def add_checksum(path):
+    "End a new file with a checksum of all that is before it"
+    data,mark = path.read_bytes(),_MARK[path.suffix]
+    if path.suffix=='.pt2': data = data[:-2] + (len(mark)+64).to_bytes(2, 'little')  # the archive ends with a comment
+    path.write_bytes(data + mark + _checksum(data + mark))
+
+def _has_checksum(path, data):
+    "Does `data` end with a checksum? A `ValueError` where it is another than that of what is before it"
+    rest,checksum = data[:-64],data[-64:]
+    if not rest.endswith(_MARK[path.suffix]): return False
+    if checksum == _checksum(rest): return True
+    raise ValueError(f"{path} is damaged: its checksum is not that of its content; copy or export it again")
 
 def check_suffix(path):
-    "`path` as a `Path`; a `ValueError` unless its suffix is one of those that are known"
-    path = Path(path)
-    if path.suffix not in _OPEN: raise ValueError(f"{path} is neither .pt2 nor .onnx: give it one of these suffixes")
+    "`path` as a `Path`, `~` expanded; a `ValueError` unless its suffix is one of those that are known"
+    path = Path(path).expanduser()
+    if path.suffix not in _READ: raise ValueError(f"{path} is neither .pt2 nor .onnx: give it one of these suffixes")
     return path
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e9
@@ -243,14 +306,28 @@ class ExportedPredictor(RowPredictor):
         super().__init__(encoder, vocab)
         self._run = run
 
+def _try_out(encoder, vocab, run):
+    "A `ValueError` unless the net takes what `encoder` gives, and has an output for each class"
+    rows = np.zeros((1,len(encoder.categories)), np.int64),np.zeros((1,len(encoder.numbers)), np.float32)
+    n = run(*rows)[0].size
+    if vocab is not None and len(vocab) not in (n, n + (n==1)):
+        raise ValueError(f"the net has {n} outputs, for the classes {vocab}")
+
 def load_predictor(
-    path, # A `.pt2` or `.onnx` file, written by `Predictor.export`
+    path, # A file that `Predictor.export` wrote: `.onnx`, or a `.pt2` that you trust, since it can run any code
 ) -> ExportedPredictor:
-    "The predictor in a file; it runs on the CPU. A `ValueError` where the file holds none"
+    "The predictor in a file; it runs on the CPU. A `ValueError` where the file is damaged, or holds none"
     path = check_suffix(path)
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
-    try: about,run = _OPEN[path.suffix](str(path))
+    data = path.read_bytes()
+    checked = _has_checksum(path, data)
+    try: about,open_net = _READ[path.suffix](data)
     except ImportError: raise
     except Exception as e: raise ValueError(f"{path} is damaged, or not a {path.suffix} file: {e}") from e
     if not about: raise ValueError(f"{path} was not written by Predictor.export: it does not say how to read rows")
-    return ExportedPredictor(*from_json(about), run)
+    try:
+        encoder,vocab = from_json(about, checked)
+        run = open_net()
+        if not checked: _try_out(encoder, vocab, run)
+    except Exception as e: raise ValueError(f"{path} is damaged: {e}") from e
+    return ExportedPredictor(encoder, vocab, run)

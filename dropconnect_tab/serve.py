@@ -19,7 +19,7 @@ from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 from torch import nn
 
-from .exported import ABOUT, RowEncoder, RowPredictor, as_json, check_suffix, load_predictor
+from .exported import ABOUT, RowEncoder, RowPredictor, add_checksum, as_json, check_suffix, load_predictor
 from .fold import fold
 from .frame import FillGaps
 from .masks import unwrap
@@ -105,13 +105,20 @@ def predictor(self:Learner,
     return Predictor(self, device)
 
 # %% ../nbs/14_serve.ipynb #c3a2e5f6
+BEYOND = 2**40 # A code that no column has
+
 class _Graph(nn.Module):
     "Codes and numbers → predictions and decisions"
     def __init__(self, predictor):
         super().__init__()
         self.model = deepcopy(predictor.model).cpu().eval()
         self.activation,self.decodes = predictor.activation,predictor._decodes
+        n_codes = torch.tensor([o or 0 for o in _n_codes(predictor.encoder)], dtype=torch.long)
+        known = n_codes > 0
+        self.register_buffer('n_codes', n_codes.where(known, BEYOND))
+        self.register_buffer('instead', torch.where(known, 0, BEYOND))  # an error, where nobody knows the codes
     def forward(self, cats, conts):
+        cats = cats.where((cats >= 0) & (cats < self.n_codes), self.instead)
         preds = self.activation(self.model(cats, conts)).float()
         return preds,self.decodes(preds)
 
@@ -166,6 +173,7 @@ def export(self:Predictor,
     with TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of what torch and onnxscript are about to change
         _WRITE[path.suffix](graph, rows, about, new := Path(folder)/path.name)
+        add_checksum(new)
         with torch.no_grad(): wanted = graph(*rows)[0].numpy()
         got = load_predictor(new)._run(*example)[0]
         if not np.allclose(got, wanted, rtol=1e-4, atol=1e-5*abs(wanted).max()): raise ValueError(

@@ -1,4 +1,5 @@
 "A folded net answers as the net does; an exported one answers as its predictor, where there is no fastai."
+import io
 import json
 import os
 import shutil
@@ -282,7 +283,7 @@ def test_errors_of_a_loaded_predictor(path):
 def test_the_json_is_there_to_be_read(path):
     with zipfile.ZipFile(path) as z:
         about = json.loads(z.read(next(o for o in z.namelist() if o.endswith('dropconnect_tab.json'))))
-    assert about['format'] == 1 and about['classes'] == dict(values=['high', 'low', 'mid'])
+    assert about['format'] == 2 and about['classes'] == dict(values=['high', 'low', 'mid'])
     assert about['categories'][0] == dict(name='shop', values=list('abcdef'))
     size = about['numbers'][0]
     assert size['name'] == 'size' and size['fill'] is None
@@ -396,3 +397,167 @@ def test_files_that_hold_no_predictor(suffix, tmp_path):
 def test_a_program_of_another_kind(tmp_path):
     torch.export.save(torch.export.export(nn.Linear(2, 1), (torch.ones(3, 2),)), tmp_path/'net.pt2')
     with pytest.raises(ValueError, match='was not written by Predictor.export'): load_predictor(tmp_path/'net.pt2')
+
+
+# Damaged files
+
+@pytest.fixture(scope='module')
+def files(answer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('files')
+    for o in ('.pt2', *(['.onnx'] if find_spec('onnxscript') and find_spec('onnxruntime') else [])): answer.export(folder/f'net{o}')
+    return folder
+
+
+def assert_refused(data, path):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f'{path.name} (is damaged|was not written by)'): load_predictor(path)
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_bit_that_is_another_is_noticed(files, suffix, tmp_path):
+    data, rng = (files/f'net{suffix}').read_bytes(), np.random.default_rng(0)
+    in_checksum = 8*len(data) - np.array([1, 8, 100, 511, 513, 600, 680])
+    for bit in (*rng.choice(8*len(data), 300), *in_checksum):
+        changed = bytearray(data)
+        changed[bit//8] ^= 1 << bit%8
+        assert_refused(changed, tmp_path/f'net{suffix}')
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_file_that_is_cut_is_noticed(files, suffix, tmp_path):
+    data, path = (files/f'net{suffix}').read_bytes(), tmp_path/f'net{suffix}'
+    ends = 0, 1, 64, len(data)//2, *(len(data)-o for o in (1, 64, 65, 87, 91, 92, 93, 94, 200))
+    for o in (*(data[:o] for o in ends), data[1:], data+b'0', data+data, b'', data[:500]+data[600:]): assert_refused(o, path)
+
+
+def test_a_file_in_place_of_another_kind(files, tmp_path):
+    path = tmp_path/'net.onnx'
+    shutil.copy(files/'net.pt2', path)
+    with pytest.raises(ValueError, match='net.onnx is damaged'): load_predictor(path)
+
+
+def rewritten(path, to, changes):
+    "The `.pt2` file at `path` with other content in some of its members, as a zip program writes it"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, 'w') as new:
+        for o in old.infolist():
+            change = next((f for end, f in changes.items() if o.filename.endswith(end)), lambda data: data)
+            new.writestr(o.filename, change(old.read(o)))
+    return to
+
+
+def with_settings(change):
+    "The settings, as those of a file that has no checksum, changed by a function"
+    def f(data):
+        about = json.loads(data) | dict(format=1)
+        return json.dumps(change(about) or about).encode()
+    return {'dropconnect_tab.json': f}
+
+
+def test_a_file_of_before_there_were_checksums(files, answer, tmp_path):
+    old = load_predictor(rewritten(files/'net.pt2', tmp_path/'net.pt2', with_settings(lambda o: None)))
+    assert_same(old, answer, x_df())
+
+
+class Touch:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.mkdir, (str(self.path),)
+
+
+def test_a_file_with_a_new_member_is_not_opened(files, tmp_path):
+    "Pickled code in a member that PyTorch unpickles: a file that was not written by us is refused before it is opened"
+    def evil(data):
+        torch.save(Touch(tmp_path/'ran'), buffer := io.BytesIO())
+        return buffer.getvalue()
+    path = rewritten(files/'net.pt2', tmp_path/'net.pt2', {'sample_inputs/model.pt': evil})
+    with pytest.raises(ValueError, match='net.pt2 is damaged: it does not end with a checksum'): load_predictor(path)
+    assert not (tmp_path/'ran').exists()
+
+
+def drop(where, key): return lambda o: where(o).pop(key) and None
+def put(where, key, value): return lambda o: where(o).__setitem__(key, value)
+def top(o): return o
+def shop(o): return o['categories'][0]
+def size(o): return o['numbers'][0]
+
+
+DAMAGED = dict(
+    a_list=lambda o: [o], a_number=lambda o: 3, no_format=drop(top, 'format'), a_later_format=put(top, 'format', 99),
+    a_format_in_words=put(top, 'format', 'one'), no_categories=drop(top, 'categories'), no_numbers=drop(top, 'numbers'),
+    categories_as_dict=put(top, 'categories', {}), numbers_as_dict=put(top, 'numbers', {}), no_classes=drop(top, 'classes'),
+    classes_as_list=put(top, 'classes', ['a', 'b', 'c']), a_class_less=drop(lambda o: o['classes']['values'], 0),
+    a_category_less=drop(lambda o: o['categories'], 0), a_number_less=drop(lambda o: o['numbers'], 0),
+    a_number_more=lambda o: o['numbers'].append(o['numbers'][0]), no_name=drop(shop, 'name'), no_std=drop(size, 'std'),
+    std_of_0=put(size, 'std', 0.), std_below_0=put(size, 'std', -1.), std_nan=put(size, 'std', np.nan),
+    std_infinite=put(size, 'std', np.inf), std_in_words=put(size, 'std', '1'), std_none=put(size, 'std', None),
+    mean_nan=put(size, 'mean', np.nan), mean_a_list=put(size, 'mean', [0.]), fill_nan=put(size, 'fill', np.nan),
+    fill_in_words=put(size, 'fill', 'x'), no_fill=drop(size, 'fill'), a_string_of_values=put(shop, 'values', 'abcdef'),
+    a_dict_of_values=put(shop, 'values', dict(a=1)), values_of_lists=put(shop, 'values', [['a'], ['b']]),
+    a_value_twice=put(shop, 'values', list('aacdef')), a_missing_value=put(shop, 'values', ['a', None]),
+    an_unknown_dtype=put(shop, 'dtype', 'float7'), gaps_of_nothing=put(shop, 'gaps_of', 'nothing'),
+    a_name_that_is_a_list=put(shop, 'name', ['shop']), a_category_in_words=put(lambda o: o['categories'], 0, 'shop'))
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_damaged_settings_are_one_error(files, name, tmp_path):
+    path = rewritten(files/'net.pt2', tmp_path/'net.pt2', with_settings(DAMAGED[name]))
+    with pytest.raises(ValueError, match='net.pt2'): load_predictor(path)
+
+
+def test_settings_that_are_no_json(files, tmp_path):
+    for text in (b'', b'{', b'nothing', b'\xff'):
+        path = rewritten(files/'net.pt2', tmp_path/'net.pt2', {'dropconnect_tab.json': lambda _, text=text: text})
+        with pytest.raises(ValueError, match='net.pt2'): load_predictor(path)
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_path_from_the_home_folder(answer, suffix, tmp_path, monkeypatch):
+    for o in ('HOME', 'USERPROFILE'): monkeypatch.setenv(o, str(tmp_path/'home'))
+    (tmp_path/'here').mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    answer.export(f'~/nets/net{suffix}')
+    assert (tmp_path/'home'/'nets'/f'net{suffix}').exists() and not [*(tmp_path/'here').iterdir()]
+    assert_close(load_predictor(f'~/nets/net{suffix}')(x_df()), answer(x_df()))
+
+
+# The graph by itself, as a program in another language runs it
+
+def raw(path):
+    "What runs the graph of a file, without our reader"
+    if path.suffix == '.pt2': return lambda *rows: [o.detach().numpy() for o in torch.export.load(path).module()(*map(torch.tensor, rows))]
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda *rows: session.run(None, {k.name: v for k, v in zip(session.get_inputs(), rows)})
+
+
+RAW = {'folded': lambda: fitted(make_dls(), dropconnect_learner, layers=[8], members=2, n_bins=6),
+       'not_folded': lambda: fitted(make_dls(), layers=[8]),
+       'not_folded_members': lambda: fitted(make_dls(), layers=[8], members=2),
+       'with_gaps': gappy}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', SUFFIXES)
+@pytest.mark.parametrize('name', RAW)
+def test_a_code_that_a_column_does_not_have_is_unknown(name, suffix, tmp_path, monkeypatch):
+    if 'not_folded' in name: monkeypatch.setattr(fold_room, 'MAX_LOOKUP', 0)
+    learn = RAW[name]()
+    learn.predictor().export(path := tmp_path/f'net{suffix}')
+    n = [len(learn.dls.classes[o]) for o in learn.dls.cat_names]
+    inside = np.array([[3]*len(n) if len(n) == 2 else [3, 3, 1]]*(2*len(n)+3))
+    outside, unknown = inside.copy(), inside.copy()
+    for i in range(len(n)):
+        outside[2*i, i], outside[2*i+1, i] = n[i], -1
+        unknown[2*i:2*i+2, i] = 0
+    outside[-1], outside[-2], unknown[-2:] = 2**40, -2**40, 0
+    conts, run = np.zeros((len(inside), 2), np.float32), raw(path)
+    assert np.array_equal(run(outside, conts)[0], run(unknown, conts)[0])
+    assert not np.allclose(run(outside, conts)[0][:-3], run(inside, conts)[0][:-3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_code_of_a_column_of_codes_is_not_made_up(suffix, tmp_path):
+    "Without `Categorify` nobody knows which codes there are: those without an embedding are errors"
+    codes().predictor().export(path := tmp_path/f'net{suffix}')
+    for code in (3, -1):
+        with pytest.raises(Exception, match='(?i)index|indices'): load_predictor(path)(dict(kind=code, size=0., age=0.))

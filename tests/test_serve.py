@@ -1,6 +1,7 @@
 "A predictor answers as its learner does, for rows and tables of every kind, and carries nothing of the training along."
 import copy
 import datetime
+import decimal
 import io
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ from helpers import make_df, make_dls, plain_learner
 from torch import nn
 
 from dropconnect_tab.all import DropConnectCallback, TabTensorDL, dropconnect_learner, fast_dls
+from dropconnect_tab.exported import RowEncoder
 from dropconnect_tab.fold import FoldedNet
 from dropconnect_tab.serve import Predictor
 
@@ -676,3 +678,65 @@ def test_strings_for_a_category_of_numbers_are_an_error():
         with pytest.raises(ValueError, match="column 'code' has '4', and its categories are numbers such as 0: make a"):
             answer(rows)
     assert np.isfinite(answer({**row, 'code': 77}))  # a number that training did not see
+
+
+# The other type: JSON has 2 where a CSV had '2', and pandas makes 2.0 of it where there is a gap
+
+def code_of(values, v):
+    "The code that a column with `values` gives `v`: the same for a dict, a Series, and frames"
+    encoder = RowEncoder([dict(name='kind', values=pd.Index(values))], [])
+    rows = dict(kind=v), pd.Series(dict(kind=v), dtype=object), pd.DataFrame(dict(kind=[v])), pd.DataFrame(
+        dict(kind=pd.Series([None, v, 'q!', v], dtype=object))).iloc[[1]]
+    found = {int(encoder(o)[0][0, 0]) for o in rows}
+    assert len(found) == 1
+    return found.pop()
+
+
+DIGITS = ['1', '2', '10', '-3', '2.5']
+DAYS = pd.to_datetime(['2024-01-01', '2024-01-02'])
+READ = [*((DIGITS, o, 2) for o in ('2', 2, 2., np.int64(2), np.uint8(2), np.float32(2), decimal.Decimal(2), np.str_('2'))),
+        (DIGITS, True, 1), (DIGITS, np.bool_(True), 1), (DIGITS, -3, 4), (DIGITS, 2.5, 5), (DIGITS, 10., 3),
+        (['1.0', '2.0'], 2, 2), (['False', 'True'], True, 2), (['False', 'True'], np.bool_(False), 1),
+        (['a', 2, '7'], 7, 3), (['a', 2, '7'], 2., 2), (['a', 'nan', 'inf'], 3, 0), ([1, 2], True, 1), ([1, 2], 2., 2),
+        ([0, 1], np.bool_(False), 1), ([False, True], 1, 2), ([False, True], 0., 1), ([False, True], 2, 0),
+        (['12345678901234567890', '7'], 12345678901234567890, 1), (DIGITS, 3, 0), (DIGITS, 2.25, 0), (DIGITS, False, 0),
+        (['2024-01-01'], datetime.date(2024, 1, 1), 1), (DAYS, '2024-01-02', 2), (DAYS, 'zebra', 0)]
+
+
+@pytest.mark.parametrize('values, v, code', READ, ids=[f'{type(v).__name__} {v} in {list(o)[:2]}' for o, v, _ in READ])
+def test_a_category_is_found_by_its_other_type(values, v, code): assert code_of(values, v) == code
+
+
+NOT_READ = [(['02139', '10001'], 2139, "'02139'"), (['02139', '2139'], 2139, "'02139'"), (['2', '02'], 2., "'2'"),
+            (['2.50'], 2.5, "'2.50'"), (['1', 'True'], True, "'1'"), (['1', '1.0'], 1, "'1'"), ([4, 5], '4', '4'),
+            ([-4, 5], '-4', '-4'), ([4., 5.5], '5.5', '4.0'), ([False, True], 'True', 'False'), ([False, True], '1', 'False'),
+            (DAYS, 1704067200000, '2024-01-01'), (['a'], [1], 'a')]
+
+
+@pytest.mark.parametrize('values, v, named', NOT_READ, ids=[f'{v!r} in {list(o)[:2]}' for o, v, _ in NOT_READ])
+def test_what_may_be_another_category_is_an_error(values, v, named):
+    encoder = RowEncoder([dict(name='kind', values=pd.Index(values))], [])
+    for rows in (dict(kind=v), pd.DataFrame(dict(kind=[v])), pd.DataFrame(dict(kind=pd.Series([None, v], dtype=object)))):
+        with pytest.raises(ValueError) as e: encoder(rows)
+        assert "'kind'" in str(e.value) and str(v) in str(e.value) and named in str(e.value)
+
+
+FRAMES = dict(ints=[2, 10, 77], floats=[2., 10., 77.], gaps=[2., np.nan, 77.], nullable=pd.array([2, None, 77], 'Int64'),
+              categories=pd.Categorical([2, 10, 77]), strings=['2', '10', '77'], small=np.array([2, 10, 77], np.uint8),
+              nullable_strings=pd.array(['2', None, '77'], 'string'), objects=np.array([2, '10', None], object))
+
+
+@pytest.mark.parametrize('name', FRAMES)
+def test_a_frame_of_the_other_type(name):
+    encoder = RowEncoder([dict(name='zip', values=pd.Index(['10', '2']))], [])
+    df = pd.DataFrame(dict(zip=FRAMES[name]))
+    wanted = [2, 0 if pd.isna(df.zip.iloc[1]) else 1, 0]
+    assert encoder(df)[0][:, 0].tolist() == wanted
+    assert [int(encoder(o)[0][0, 0]) for o in df.to_dict('records')] == wanted
+    assert encoder(df.iloc[:0])[0].shape == (0, 1)
+
+
+def test_digits_from_json_are_answered_as_strings():
+    answer, row = with_kind((np.arange(400) % 3).astype(str)).predictor(), dict(shop='a', size=.1, age=.2)
+    wanted = answer({**row, 'kind': '2'})
+    assert np.array_equal(answer({**row, 'kind': 2}), wanted) and not np.array_equal(answer({**row, 'kind': 77}), wanted)
