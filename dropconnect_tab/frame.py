@@ -140,8 +140,8 @@ _CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2}):?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](
 
 _IN_NUMBERS = '%Y{0}%m{0}%d','%m{0}%d{0}%Y','%d{0}%m{0}%Y','%m{0}%d{0}%y','%d{0}%m{0}%y','%y{0}%m{0}%d'
 _WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y'
-_FORMATS = (  # with points between numbers, the day is before the month
-    *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y',
+_FORMATS = (  # with points between numbers, the day is before the month if it can be
+    *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m.%d.%Y',
     *(o.format(sep) for sep in ('-','/','.',' ','') for o in _WITH_NAMES), '%b %d, %Y', '%d %b, %Y', '%b-%y',
     '%Y-%m', '%Y/%m', '%m-%Y', '%m/%Y', '%Y%m%d')
 
@@ -158,7 +158,7 @@ class _DateFormat(NamedTuple):
     "Reads strings that are dates, by the clock on the wall: offsets from UTC are left out"
     format:str # Of the date, as `strftime` has it; with a time of day or without
     missing:frozenset=frozenset() # Strings that stood for missing values in training
-    dtype,hint = 'datetime64[us]',''
+    dtype,native,hint = 'datetime64[us]',date,''
 
     def __str__(self): return self.format
 
@@ -204,8 +204,7 @@ class _NumberFormat(NamedTuple):
     "Reads strings that are numbers, in one unit or without it"
     unit:str=''
     point:str='.' # What is before decimals
-    missing = frozenset()
-    dtype = float
+    missing,dtype,native = frozenset(),float,Real
 
     def __str__(self): return 'number'
 
@@ -222,11 +221,14 @@ _MOST,_MANY = .9,10  # this part of the different strings, of so many at least, 
 _NO_DATE = re.compile(r'[\W_0]*|unknown|null|none|na[nt]?|n/?a|missing', re.I)
 _IS_CODE = re.compile(r'\D*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
 
-def _is_text(col): return pd.api.types.infer_dtype(col, skipna=True) == 'string'
+def _is_text(col):
+    "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"
+    what = pd.api.types.infer_dtype(col, skipna=True)
+    return what == 'string' or what.startswith('mixed') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
 
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
-    if _is_text(col): return [*dict.fromkeys(s for o in col.dropna().unique().tolist() if (s := o.strip()))]
+    if _is_text(col): return [*dict.fromkeys(s for o in col.dropna().unique().tolist() if (s := str(o).strip()))]
     if pd.api.types.infer_dtype(col, skipna=True) not in ('integer','floating','mixed-integer-float'): return []
     values = np.unique(_as_floats(col[col.notna()]))
     return [f'{o:.0f}' for o in values] if ((values > 19e6) & (values < 21e6)).mean() >= _MOST else []
@@ -247,13 +249,14 @@ def _read_as_dates(name, col, values, found):
     if not how or how.format == '%Y%m%d' and len(values) < _MANY: return None
     bad = [k for k,v in found[how].items() if v is None]
     few = len(values) >= _MANY and len(bad) <= (1-_MOST)*len(values)
-    if not few and not all(map(_NO_DATE.fullmatch, bad)): return None
-    if others: warnings.warn(
+    if bad and len(values)-len(bad) < 2 or not few and not all(map(_NO_DATE.fullmatch, bad)): return None
+    if others and '.' not in how.format: warnings.warn(
         f"column {name!r} has dates that are read as {how}, and could be {' or '.join(map(str, others))}: make dates of them")
     how = how._replace(missing=frozenset(bad))
-    if bad: warnings.warn(
-        f"column {name!r} has {sum(_text(o, how) in how.missing for o in col.tolist())} values that are not dates as {how}, "
-        f"such as {bad[0]!r}: they are taken as missing values")
+    n = sum(_text(o, how) in how.missing for o in col.tolist()) if bad else 0
+    if n: warnings.warn(
+        f"column {name!r} has {n} value{'s that are no dates' if n > 1 else ' that is no date'} as {how}, such as "
+        f"{bad[0]!r}: taken as missing")
     return how
 
 def _read_as_numbers(values, asked):
@@ -270,11 +273,12 @@ def _read_as_numbers(values, asked):
 # %% ../nbs/09_frame.ipynb #d7e0ab05
 def _warn_of_numbers(name, values):
     "Whether there was a warning that `values` nearly are numbers"
-    if not any(_amount(o) or _amount(o, ',') for o in _some(values)): return False  # a cheap look first
-    found = {o:_amount(o) or _amount(o, ',') for o in values}
+    def read(o): return _amount(o) or ',' in o and _amount(o, ',')
+    if not any(map(read, _some(values))): return False  # a cheap look first
+    found = {o:read(o) for o in values}
     bad,units = [o for o in values if not found[o]],sorted({o[1] for o in found.values() if o})
     if len(values) < _MANY or 1-len(bad)/len(values) < _MOST or len(units) > 5: return False
-    if len(units) > 1: why = f"make one unit of {' and '.join(map(repr, units))}"
+    if len(units) > 1: why = f"make one unit of {' and '.join(repr(o) if o else 'none' for o in units)}"
     else:
         if not bad: bad = [o for o in values if not _amount(o)]  # decimal commas among points
         if not bad: return False  # codes
@@ -322,8 +326,8 @@ def read_text(col, how, lost=None):
         f"column {col.name!r} was read as {how} in training, and now has {bad[0]!r}{how.hint}: make it a gap, "
         f"{_OR_GAPS}")
     if bad: lost.append((col.name, bad[0], len(bad)))
-    values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else o for o in values]
-    others = any(not (o is None or isinstance(o, (float,datetime))) for o in values)
+    values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
+    others = any(not (o is None or isinstance(o, how.native)) for o in values)
     return pd.Series(np.array(values, dtype=object if others else how.dtype), col.index, name=col.name)
 
 # %% ../nbs/09_frame.ipynb #d7e0ab07
