@@ -224,7 +224,7 @@ _IS_CODE = re.compile(r'\D*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +493012
 def _is_text(col):
     "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"
     what = pd.api.types.infer_dtype(col, skipna=True)
-    return what == 'string' or what.startswith('mixed') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
+    return what == 'string' or what in ('mixed','mixed-integer') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
 
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
@@ -238,7 +238,8 @@ def _some(values): return values[::len(values)//12+1]
 def _date_formats(values):
     "Format → what it makes of `values`, for those formats that most of them fit, in the fewest years"
     some = [o for o in _some(values) if re.search(r'\d', o)]
-    found = {o:_read_all(o, values) for o in map(_DateFormat, _FORMATS) if any(map(_date_pattern(o.format).fullmatch, some))}
+    formats = [_DateFormat(o) for o in _FORMATS if any(map(_date_pattern(o).fullmatch, some))]
+    found = {o:_read_all(o, values) for o in formats}
     def fit(read): return sum(o is not None for o in read.values()),-len({o.year for o in read.values() if o})
     best = max(map(fit, found.values()), default=None)
     return {k:v for k,v in found.items() if best[0] and fit(v) == best}
@@ -251,7 +252,8 @@ def _read_as_dates(name, col, values, found):
     few = len(values) >= _MANY and len(bad) <= (1-_MOST)*len(values)
     if bad and len(values)-len(bad) < 2 or not few and not all(map(_NO_DATE.fullmatch, bad)): return None
     if others and '.' not in how.format: warnings.warn(
-        f"column {name!r} has dates that are read as {how}, and could be {' or '.join(map(str, others))}: make dates of them")
+        f"column {name!r} has dates that are read as {how}, and could be {' or '.join(map(str, others))}: "
+        "make dates of them")
     how = how._replace(missing=frozenset(bad))
     n = sum(_text(o, how) in how.missing for o in col.tolist()) if bad else 0
     if n: warnings.warn(
@@ -283,7 +285,8 @@ def _warn_of_numbers(name, values):
         if not bad: bad = [o for o in values if not _amount(o)]  # decimal commas among points
         if not bad: return False  # codes
         why = f"put gaps in place of others, such as {bad[0]!r}"
-    warnings.warn(f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
+    warnings.warn(
+        f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
     return True
 
 def _warn_of_strings(name, values, n, found):
@@ -414,8 +417,8 @@ class _Column:
         low,high = self.ends or (-np.inf,np.inf)
         beyond = [o for o in new if not low <= _as_float(o) <= high]
         if self.ends and beyond: warnings.warn(
-            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such as "
-            f"{beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
+            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such "
+            f"as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
         if bare := [o for o in new if o in self.lost_zeros]: warnings.warn(
             f"column {self.name!r} has {len(bare)} values such as {bare[0]!r}, and {self.lost_zeros[bare[0]]!r} in "
             "training: give strings")
@@ -443,7 +446,7 @@ class TableColumns:
         df:pd.DataFrame, # Training rows
         cat_names=None, # Columns that are categories whatever they hold
         cont_names=None, # Columns that are numbers whatever they hold: strings such as '1.5' are read
-        max_card:int=20, # Whole numbers with at most so many different values are categories
+        max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
     ):
         names,cats,conts = [*df.columns],L(cat_names),L(cont_names)
         _check_asked(names, cats, conts)
