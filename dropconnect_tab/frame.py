@@ -424,7 +424,7 @@ class _Column:
             "training: give strings")
         return labels
 
-# %% ../nbs/09_frame.ipynb #ef5d0bbe
+# %% ../nbs/09_frame.ipynb #d7e0ab08
 def _check_asked(names, cats, conts):
     if twice := [o for o in names if names.count(o) > 1]: raise ValueError(f"X has two columns {twice[0]!r}")
     if lost := [o for o in (*cats, *conts) if o not in names]:
@@ -440,6 +440,7 @@ def _warn_of_lost(lost):
     warnings.warn(f"{n} value{'s'*(n > 1)} could not be read, and {'are' if n > 1 else 'is'} taken as missing "
                   f"value{'s'*(n > 1)}: such as {some}")
 
+# %% ../nbs/09_frame.ipynb #ef5d0bbe
 class TableColumns:
     "Which columns of a DataFrame are numbers, categories and dates, and rows as `cat_names` and `cont_names`"
     def __init__(self,
