@@ -140,8 +140,8 @@ _CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2}):?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](
 
 _IN_NUMBERS = '%Y{0}%m{0}%d','%m{0}%d{0}%Y','%d{0}%m{0}%Y','%m{0}%d{0}%y','%d{0}%m{0}%y','%y{0}%m{0}%d'
 _WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y'
-_FORMATS = (  # with points between numbers, the day is before the month
-    *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y',
+_FORMATS = (  # with points between numbers, the day is before the month if it can be
+    *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m.%d.%Y',
     *(o.format(sep) for sep in ('-','/','.',' ','') for o in _WITH_NAMES), '%b %d, %Y', '%d %b, %Y', '%b-%y',
     '%Y-%m', '%Y/%m', '%m-%Y', '%m/%Y', '%Y%m%d')
 
@@ -158,7 +158,7 @@ class _DateFormat(NamedTuple):
     "Reads strings that are dates, by the clock on the wall: offsets from UTC are left out"
     format:str # Of the date, as `strftime` has it; with a time of day or without
     missing:frozenset=frozenset() # Strings that stood for missing values in training
-    dtype,hint = 'datetime64[us]',''
+    dtype,native,hint = 'datetime64[us]',date,''
 
     def __str__(self): return self.format
 
@@ -204,8 +204,7 @@ class _NumberFormat(NamedTuple):
     "Reads strings that are numbers, in one unit or without it"
     unit:str=''
     point:str='.' # What is before decimals
-    missing = frozenset()
-    dtype = float
+    missing,dtype,native = frozenset(),float,Real
 
     def __str__(self): return 'number'
 
@@ -222,11 +221,14 @@ _MOST,_MANY = .9,10  # this part of the different strings, of so many at least, 
 _NO_DATE = re.compile(r'[\W_0]*|unknown|null|none|na[nt]?|n/?a|missing', re.I)
 _IS_CODE = re.compile(r'\D*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
 
-def _is_text(col): return pd.api.types.infer_dtype(col, skipna=True) == 'string'
+def _is_text(col):
+    "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"
+    what = pd.api.types.infer_dtype(col, skipna=True)
+    return what == 'string' or what in ('mixed','mixed-integer') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
 
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
-    if _is_text(col): return [*dict.fromkeys(s for o in col.dropna().unique().tolist() if (s := o.strip()))]
+    if _is_text(col): return [*dict.fromkeys(s for o in col.dropna().unique().tolist() if (s := str(o).strip()))]
     if pd.api.types.infer_dtype(col, skipna=True) not in ('integer','floating','mixed-integer-float'): return []
     values = np.unique(_as_floats(col[col.notna()]))
     return [f'{o:.0f}' for o in values] if ((values > 19e6) & (values < 21e6)).mean() >= _MOST else []
@@ -236,7 +238,8 @@ def _some(values): return values[::len(values)//12+1]
 def _date_formats(values):
     "Format → what it makes of `values`, for those formats that most of them fit, in the fewest years"
     some = [o for o in _some(values) if re.search(r'\d', o)]
-    found = {o:_read_all(o, values) for o in map(_DateFormat, _FORMATS) if any(map(_date_pattern(o.format).fullmatch, some))}
+    formats = [_DateFormat(o) for o in _FORMATS if any(map(_date_pattern(o).fullmatch, some))]
+    found = {o:_read_all(o, values) for o in formats}
     def fit(read): return sum(o is not None for o in read.values()),-len({o.year for o in read.values() if o})
     best = max(map(fit, found.values()), default=None)
     return {k:v for k,v in found.items() if best[0] and fit(v) == best}
@@ -247,13 +250,15 @@ def _read_as_dates(name, col, values, found):
     if not how or how.format == '%Y%m%d' and len(values) < _MANY: return None
     bad = [k for k,v in found[how].items() if v is None]
     few = len(values) >= _MANY and len(bad) <= (1-_MOST)*len(values)
-    if not few and not all(map(_NO_DATE.fullmatch, bad)): return None
-    if others: warnings.warn(
-        f"column {name!r} has dates that are read as {how}, and could be {' or '.join(map(str, others))}: make dates of them")
+    if bad and len(values)-len(bad) < 2 or not few and not all(map(_NO_DATE.fullmatch, bad)): return None
+    if others and '.' not in how.format: warnings.warn(
+        f"column {name!r} has dates that are read as {how}, and could be {' or '.join(map(str, others))}: "
+        "make dates of them")
     how = how._replace(missing=frozenset(bad))
-    if bad: warnings.warn(
-        f"column {name!r} has {sum(_text(o, how) in how.missing for o in col.tolist())} values that are not dates as {how}, "
-        f"such as {bad[0]!r}: they are taken as missing values")
+    n = sum(_text(o, how) in how.missing for o in col.tolist()) if bad else 0
+    if n: warnings.warn(
+        f"column {name!r} has {n} value{'s that are no dates' if n > 1 else ' that is no date'} as {how}, such as "
+        f"{bad[0]!r}: taken as missing")
     return how
 
 def _read_as_numbers(values, asked):
@@ -270,16 +275,18 @@ def _read_as_numbers(values, asked):
 # %% ../nbs/09_frame.ipynb #d7e0ab05
 def _warn_of_numbers(name, values):
     "Whether there was a warning that `values` nearly are numbers"
-    if not any(_amount(o) or _amount(o, ',') for o in _some(values)): return False  # a cheap look first
-    found = {o:_amount(o) or _amount(o, ',') for o in values}
+    def read(o): return _amount(o) or ',' in o and _amount(o, ',')
+    if not any(map(read, _some(values))): return False  # a cheap look first
+    found = {o:read(o) for o in values}
     bad,units = [o for o in values if not found[o]],sorted({o[1] for o in found.values() if o})
     if len(values) < _MANY or 1-len(bad)/len(values) < _MOST or len(units) > 5: return False
-    if len(units) > 1: why = f"make one unit of {' and '.join(map(repr, units))}"
+    if len(units) > 1: why = f"make one unit of {' and '.join(repr(o) if o else 'none' for o in units)}"
     else:
         if not bad: bad = [o for o in values if not _amount(o)]  # decimal commas among points
         if not bad: return False  # codes
         why = f"put gaps in place of others, such as {bad[0]!r}"
-    warnings.warn(f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
+    warnings.warn(
+        f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
     return True
 
 def _warn_of_strings(name, values, n, found):
@@ -322,8 +329,8 @@ def read_text(col, how, lost=None):
         f"column {col.name!r} was read as {how} in training, and now has {bad[0]!r}{how.hint}: make it a gap, "
         f"{_OR_GAPS}")
     if bad: lost.append((col.name, bad[0], len(bad)))
-    values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else o for o in values]
-    others = any(not (o is None or isinstance(o, (float,datetime))) for o in values)
+    values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
+    others = any(not (o is None or isinstance(o, how.native)) for o in values)
     return pd.Series(np.array(values, dtype=object if others else how.dtype), col.index, name=col.name)
 
 # %% ../nbs/09_frame.ipynb #d7e0ab07
@@ -410,14 +417,14 @@ class _Column:
         low,high = self.ends or (-np.inf,np.inf)
         beyond = [o for o in new if not low <= _as_float(o) <= high]
         if self.ends and beyond: warnings.warn(
-            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such as "
-            f"{beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
+            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such "
+            f"as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
         if bare := [o for o in new if o in self.lost_zeros]: warnings.warn(
             f"column {self.name!r} has {len(bare)} values such as {bare[0]!r}, and {self.lost_zeros[bare[0]]!r} in "
             "training: give strings")
         return labels
 
-# %% ../nbs/09_frame.ipynb #ef5d0bbe
+# %% ../nbs/09_frame.ipynb #d7e0ab08
 def _check_asked(names, cats, conts):
     if twice := [o for o in names if names.count(o) > 1]: raise ValueError(f"X has two columns {twice[0]!r}")
     if lost := [o for o in (*cats, *conts) if o not in names]:
@@ -433,13 +440,14 @@ def _warn_of_lost(lost):
     warnings.warn(f"{n} value{'s'*(n > 1)} could not be read, and {'are' if n > 1 else 'is'} taken as missing "
                   f"value{'s'*(n > 1)}: such as {some}")
 
+# %% ../nbs/09_frame.ipynb #ef5d0bbe
 class TableColumns:
     "Which columns of a DataFrame are numbers, categories and dates, and rows as `cat_names` and `cont_names`"
     def __init__(self,
         df:pd.DataFrame, # Training rows
         cat_names=None, # Columns that are categories whatever they hold
         cont_names=None, # Columns that are numbers whatever they hold: strings such as '1.5' are read
-        max_card:int=20, # Whole numbers with at most so many different values are categories
+        max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
     ):
         names,cats,conts = [*df.columns],L(cat_names),L(cont_names)
         _check_asked(names, cats, conts)

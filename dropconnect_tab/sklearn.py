@@ -138,7 +138,7 @@ class _DropConnectEstimator(BaseEstimator):
         patience:int=5, # Epochs without a lower loss before `early_stopping` stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
-        max_card:int=20, # Whole numbers with at most so many different values are categories
+        max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
         errors:str='raise', # What cannot be read at predict is an error; 'gap': a missing value, with one warning
         device=None, # Where to train; None: a GPU where there is one
         verbose:bool=False, # Show a progress bar and the losses of each epoch?
