@@ -174,6 +174,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'dropconnect_tab/bench/methods.py'),
                                                'dropconnect_tab.bench.methods._TabMNet.forward': ( 'bench/methods.html#_tabmnet.forward',
                                                                                                    'dropconnect_tab/bench/methods.py'),
+                                               'dropconnect_tab.bench.methods._check_names': ( 'bench/methods.html#_check_names',
+                                                                                               'dropconnect_tab/bench/methods.py'),
                                                'dropconnect_tab.bench.methods._check_value': ( 'bench/methods.html#_check_value',
                                                                                                'dropconnect_tab/bench/methods.py'),
                                                'dropconnect_tab.bench.methods._check_values': ( 'bench/methods.html#_check_values',

@@ -791,6 +791,7 @@ def test_methods_survive_pickling_and_say_what_they_are():
     ('rf2', {}, "method='rf2' is unknown: choose one of 'fastai', 'dense'"), ('', {}, "method='' is unknown"),
     ('dense,wd', {}, "method='dense,wd' is unknown"),
     ('rf,epochs=3', {}, "'rf,epochs=3': 'rf' has no setting 'epochs': choose some of 'n_estimators'"),
+    ('rf,self=3', {}, "'rf' has no setting 'self'"),
     ('blend,lr=1', {}, "'blend' has no setting 'lr': choose some of none"),
     ('trainable,mask=frozen', {}, "'trainable' has no setting 'mask'"),
     ('trainable,weight_p=1', {}, 'weight_p=1 is not the fraction'), ('frozen', dict(weight_p=-.1), 'weight_p=-0.1'),

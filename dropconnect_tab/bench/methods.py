@@ -416,6 +416,13 @@ def _plain(settings):
     return {k:tuple(v) if isinstance(v, list) else v for k,v in plain.items()}
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c36
+def _check_names(method, settings):
+    "A `ValueError` that names a setting that a method does not have"
+    for k in settings:
+        if k not in method.examples: raise ValueError(
+            f"{_label(method.name, {**method.given, **settings})!r}: {method.name!r} has no setting {k!r}: "
+            f"choose some of {', '.join(map(repr, method.examples)) or 'none'}")
+
 def _with_settings(method, settings, **more):
     "The method with `settings` in place of its own, which a search then leaves alone"
     _check_values(method, settings)
@@ -428,12 +435,8 @@ def variant(self:Method,
 ) -> Method:
     "The method with settings of its own; a `ValueError` that names what cannot be"
     settings = _plain(settings)
-    given = {**self.given, **settings}
-    for k in settings:
-        if k not in self.examples: raise ValueError(
-            f"{_label(self.name, given)!r}: {self.name!r} has no setting {k!r}: "
-            f"choose some of {', '.join(map(repr, self.examples)) or 'none'}")
-    return _with_settings(self, settings, given=given)
+    _check_names(self, settings)
+    return _with_settings(self, settings, given={**self.given, **settings})
 
 @patch
 def with_shared(self:Method,
@@ -467,7 +470,9 @@ def read_method(
     "The method that is called `text`; a `ValueError` that names what cannot be"
     name,*given = re.split(r',(?=\w+=)', text)
     method = METHODS[check_choice('method', name, list(METHODS))]
-    method = method.variant(**{k:_read_value(v) for k,v in (o.split('=', 1) for o in given)})
+    settings = {k:_read_value(v) for k,v in (o.split('=', 1) for o in given)}
+    _check_names(method, settings)  # 'self' is none
+    method = method.variant(**settings)
     for package in method.requires:
         if find_spec(package) is None: raise ValueError(
             f"method {name!r} needs {package}, which is not installed: pip install 'dropconnect_tab[bench]'")
