@@ -1,7 +1,7 @@
 """Do 90% intervals from masks that stay on cover 90% of the test rows?
 
-A net with resampled masks is fitted on the training rows without a slice (`Dataset.slice`: March for the sales of 2012, a
-random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
+A net with resampled masks is fitted on the training rows without a slice (`Dataset.slice`: March for the sales of 2012,
+a random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
 
     python benchmarks/coverage.py FOLDER --out benchmarks/coverage.md
 
@@ -51,9 +51,8 @@ def main():
         (e, raw, cal, f), (_, raw_sd, cal_sd, _) = np.mean(rows, 0), np.std(rows, 0, ddof=1)
         lines.append([f'{table.name} {table.split}', weight_p, f'{e:.4f}', f'{raw:.1%} ± {raw_sd:.1%}',
                       f'{cal:.1%} ± {cal_sd:.1%}', f'{f:.2f}'])
-    text = '\n'.join(['# Coverage of 90% intervals', '', f'Mean ± sd over {args.seeds} seeds; {args.n} answers to each '
-                      f'row; torch {torch.__version__}.', '', *markdown(head, lines)])
-    write_page(text, args.out)
+    said = f'Mean ± sd over {args.seeds} seeds; {args.n} answers to each row; torch {torch.__version__}.'
+    write_page('\n'.join(['# Coverage of 90% intervals', '', said, '', *markdown(head, lines)]), args.out)
 
 
 if __name__ == '__main__': main()

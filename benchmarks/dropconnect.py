@@ -11,8 +11,7 @@ import json
 
 import torch
 from fastai.text.models.awdlstm import WeightDropout
-from files import apart, interleaved, machine, markdown, options, write_page
-from memory import added_mb
+from files import added_mb, apart, interleaved, machine, markdown, options, write_page
 from torch import nn
 
 from dropconnect_tab.layers import DropConnectLinear

@@ -16,8 +16,7 @@ from statistics import median
 
 import torch
 from fastai.basics import Adam, trainable_params
-from files import apart, interleaved, machine, markdown, options, write_page
-from memory import added_mb
+from files import added_mb, apart, interleaved, machine, markdown, options, write_page
 
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.members import MemberLoss

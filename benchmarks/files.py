@@ -69,7 +69,7 @@ def write_study(out, name, fill, table):
         write_page(table(out), out/f'{name}.md')
 
 
-# --- Times ---
+# --- Times and memory ---
 
 def interleaved(fs, repeats, label='', warm=1, limit=float('inf')):
     "Median seconds of each function of `fs`, in turns; no further turn after `limit` seconds, but one that counts"
@@ -89,3 +89,17 @@ def apart(script, *args, **kwargs):
     command = [sys.executable, '-W', 'ignore', script, *map(str, args)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **kwargs)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def added_mb(work):
+    "MB that `work()` adds to this process: when it is done, and at its peak"
+    status = Path('/proc/self/status')
+    if not status.exists(): sys.exit("memory on a CPU is measured on Linux only")
+
+    def mb(key): return int(next(o for o in status.read_text().splitlines() if o.startswith(key)).split()[1])/2**10
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
+    before = mb('VmRSS')
+    kept = work()  # what it returns is still there when it is done
+    done = mb('VmRSS'), mb('VmHWM')
+    del kept
+    return tuple(o-before for o in done)

@@ -29,9 +29,8 @@ from unittest import mock
 import torch
 from fastai.tabular.all import *
 from fastai.text.models.awdlstm import WeightDropout
-from files import apart, interleaved, markdown, options, write_page
+from files import added_mb, apart, interleaved, markdown, options, write_page
 from lifecycle import Masked, fasterai_callback
-from memory import added_mb
 from torch.nn.utils import parametrize, prune
 
 from dropconnect_tab.all import DropConnectCallback, draw_mask, dropconnect_learner, fast_dls, only_masks

@@ -14,7 +14,7 @@ from dropconnect_tab.bench.files import append_jsonl, read_arrays, read_jsonl, w
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import (
     PLOTS, compare, format_differences, format_ranks, format_settings, format_summary, paired_interval,
-    format_percent, plot_arms, plot_curves, plot_regrowth, plot_weight_p, rank_methods, read_results, report,
+    format_percent, plot_methods, plot_curves, plot_regrowth, plot_weight_p, rank_methods, read_results, report,
     summarise)
 from dropconnect_tab.bench.runs import errors, measure_of, preds_file, run_methods, runs_file
 
@@ -291,7 +291,7 @@ def test_classifications_show_their_accuracy(tmp_path):
     assert rows['arm'] == ['log loss', 'against dense', 'accuracy', 'seconds', 'seeds']
     assert rows['rf'][0] == '0.1054 ± 0.0000' and rows['rf'][2] == '100.00%' and rows['rf'][1].startswith('**-')
     assert rows['dense'][2] == f"{np.mean([r['accuracy'] for r in of(results, 'dense')]):.2%}"
-    assert plot_arms(results).axes[0].get_xlabel().startswith('log loss')
+    assert plot_methods(results).axes[0].get_xlabel().startswith('log loss')
 
 
 def test_settings_that_a_search_has_chosen(tmp_path):
@@ -311,9 +311,9 @@ def test_settings_that_a_search_has_chosen(tmp_path):
 def lines(fig): return fig.axes[0].lines
 
 
-def test_plot_arms_has_a_dot_for_each_seed_and_a_bar_at_the_mean(folder):
+def test_plot_methods_has_a_dot_for_each_seed_and_a_bar_at_the_mean(folder):
     results = read_results(folder)
-    fig = plot_arms(results, 'a title')
+    fig = plot_methods(results, 'a title')
     ax = fig.axes[0]
     assert ax.get_title() == 'a title' and ax.get_xlabel().startswith('RMSE')
     names = [o.get_text() for o in ax.get_yticklabels()]
@@ -331,7 +331,7 @@ def test_plot_arms_has_a_dot_for_each_seed_and_a_bar_at_the_mean(folder):
     ('trainable', dict(weight_p=None), 'orange'), ('trainable', dict(weight_p=.5), 'orange'), ('rf', {}, 'blue')])
 def test_arms_that_dropped_weights_are_orange(tmp_path, arm, params, color):
     write_run(tmp_path, arm, 0, 1., params=params)
-    assert lines(plot_arms(read_results(tmp_path)))[0].get_color() == f'tab:{color}'
+    assert lines(plot_methods(read_results(tmp_path)))[0].get_color() == f'tab:{color}'
 
 
 @pytest.mark.parametrize('plot, key, arms', [(plot_curves, 'curve', ['dense', 'good']),
