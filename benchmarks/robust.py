@@ -25,7 +25,7 @@ from files import markdown, side_by_side
 
 from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
-from dropconnect_tab.bench.tables import Table, table_dls
+from dropconnect_tab.bench.datasets import Dataset, dataset_dls
 from dropconnect_tab.embeddings import ContScale, get_cont_scale
 from dropconnect_tab.learner import dropconnect_learner
 
@@ -37,11 +37,11 @@ MAX_ROWS, MAX_TEST = 6000, 5000
 # --- Datasets ---
 
 def table(name, df, y_name, test, times=None):
-    "A `Table` whose strings are categories"
+    "A `Dataset` whose strings are categories"
     conts = [o for o in df if o != y_name and pd.api.types.is_numeric_dtype(df[o])]
     cats = [o for o in df if o not in (*conts, y_name)]
     df = df.astype({o: str for o in cats})
-    return Table(name, 'random', 'all', df, y_name, cats, conts, np.flatnonzero(~test), np.flatnonzero(test), times)
+    return Dataset(name, 'random', 'all', df, y_name, cats, conts, np.flatnonzero(~test), np.flatnonzero(test), times)
 
 
 def tenth(df): return np.random.default_rng(0).random(len(df)) < .2
@@ -153,7 +153,7 @@ def fit(name, variant, seed, folder):
     n = len(t.train_idx)
     epochs, bs = defaults.TABLES.get(name, (15 if n < 1500 else 12, 64 if n < 1500 else 256))
     set_seed(seed, reproducible=True)
-    dls = table_dls(t, bs, 'cpu', 'tensors')
+    dls = dataset_dls(t, bs, 'cpu', 'tensors')
     learn = dropconnect_learner(dls, seed=seed, cont_scale=VARIANTS[variant](dls.train_ds))
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fastai.tabular.core import add_datepart
 
-from dropconnect_tab.bench.tables import read_table
+from dropconnect_tab.bench.datasets import read_dataset
 from dropconnect_tab.frame import TableColumns, _dateparts, how_to_read
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
@@ -350,7 +350,7 @@ def read(tmp_path):
     def f(df, *lines):
         df.to_csv(tmp_path/'h.csv', index=False)
         (tmp_path/'h.toml').write_text('\n'.join(['path = "h.csv"', 'target = "price"', *lines]))
-        return read_table(tmp_path/'h.toml')
+        return read_dataset(tmp_path/'h.toml')
     return f
 
 
