@@ -60,7 +60,7 @@ def _float32(numbers, conts):
 def _said(text):
     "The number or truth value that `text` says; None without one"
     try: res = float(text)
-    except ValueError: return {'True':True, 'False':False}.get(text)
+    except ValueError: return {'true':True, 'false':False}.get(text.lower())
     return res if math.isfinite(res) else None
 
 def _lookup(values):
@@ -68,7 +68,7 @@ def _lookup(values):
     numbers = {}
     for code,text in enumerate(values, 1):
         if not isinstance(text, str) or (v := _said(text)) is None: continue
-        numbers[v] = code if v not in numbers and text in (str(v),str(int(v))) else -1
+        numbers[v] = code if v not in numbers and text.lower() in (str(v).lower(),str(int(v))) else -1
     return numbers | {v:code for code,v in enumerate(values, 1)}
 
 def _other_code(n, index, codes, v):

@@ -697,6 +697,7 @@ DAYS = pd.to_datetime(['2024-01-01', '2024-01-02'])
 READ = [*((DIGITS, o, 2) for o in ('2', 2, 2., np.int64(2), np.uint8(2), np.float32(2), decimal.Decimal(2), np.str_('2'))),
         (DIGITS, True, 1), (DIGITS, np.bool_(True), 1), (DIGITS, -3, 4), (DIGITS, 2.5, 5), (DIGITS, 10., 3),
         (['1.0', '2.0'], 2, 2), (['False', 'True'], True, 2), (['False', 'True'], np.bool_(False), 1),
+        (['true', 'false'], True, 1), (['FALSE', 'TRUE'], np.bool_(True), 2), (['yes', 'no'], True, 0),
         (['a', 2, '7'], 7, 3), (['a', 2, '7'], 2., 2), (['a', 'nan', 'inf'], 3, 0), ([1, 2], True, 1), ([1, 2], 2., 2),
         ([0, 1], np.bool_(False), 1), ([False, True], 1, 2), ([False, True], 0., 1), ([False, True], 2, 0),
         (['12345678901234567890', '7'], 12345678901234567890, 1), (DIGITS, 3, 0), (DIGITS, 2.25, 0), (DIGITS, False, 0),
@@ -708,8 +709,9 @@ def test_a_category_is_found_by_its_other_type(values, v, code): assert code_of(
 
 
 NOT_READ = [(['02139', '10001'], 2139, "'02139'"), (['02139', '2139'], 2139, "'02139'"), (['2', '02'], 2., "'2'"),
-            (['2.50'], 2.5, "'2.50'"), (['1', 'True'], True, "'1'"), (['1', '1.0'], 1, "'1'"), ([4, 5], '4', '4'),
-            ([-4, 5], '-4', '-4'), ([4., 5.5], '5.5', '4.0'), ([False, True], 'True', 'False'), ([False, True], '1', 'False'),
+            (['2.50'], 2.5, "'2.50'"), (['1', 'True'], True, "'1'"), (['1', '1.0'], 1, "'1'"), (['true', 'True'], True, 'true'),
+            ([4, 5], '4', '4'), ([-4, 5], '-4', '-4'), ([4., 5.5], '5.5', '4.0'), ([False, True], 'True', 'False'),
+            ([False, True], 'true', 'False'), ([False, True], '1', 'False'),
             (DAYS, 1704067200000, '2024-01-01'), (['a'], [1], 'a')]
 
 
