@@ -148,8 +148,8 @@ _FORMATS = (  # with points between numbers, the day is before the month if it c
 @lru_cache(None)
 def _date_pattern(how):
     shape = re.sub('%[a-zA-Z]', lambda m: _SHAPES[m[0]], re.escape(how).replace(r'\ ', r'\s+'))
-    if '%d' not in how or how == '%Y%m%d':  # months and bare digits: a code would do as well
-        shape = shape.replace(r'\d{4}', r'(?:19|20)\d\d').replace('{1,2}', '{2}' if '%d' in how else '{1,2}')
+    if '%d' not in how or how == '%Y%m%d':  # months and bare digits: 2001-2 may be a term
+        shape = shape.replace(r'\d{4}', r'(?:19|20)\d\d').replace('{1,2}', '{2}')
     return re.compile(_WEEKDAY + shape + _CLOCK, re.I)
 
 def _month(name): return next((i for i,o in enumerate(_MONTHS, 1) if o.startswith(name.lower())), 0)
@@ -231,7 +231,8 @@ def _different(col):
     if _is_text(col): return [*dict.fromkeys(s for o in col.dropna().unique().tolist() if (s := str(o).strip()))]
     if pd.api.types.infer_dtype(col, skipna=True) not in ('integer','floating','mixed-integer-float'): return []
     values = np.unique(_as_floats(col[col.notna()]))
-    return [f'{o:.0f}' for o in values] if ((values > 19e6) & (values < 21e6)).mean() >= _MOST else []
+    days = (values > 19e6) & (values < 21e6)
+    return [f'{o:.0f}' for o in values] if days.sum() >= max(1, _MOST*len(values)) else []
 
 def _some(values): return values[::len(values)//12+1]
 
@@ -329,9 +330,14 @@ def read_text(col, how, lost=None):
         f"column {col.name!r} was read as {how} in training, and now has {bad[0]!r}{how.hint}: make it a gap, "
         f"{_OR_GAPS}")
     if bad: lost.append((col.name, bad[0], len(bad)))
-    values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
-    others = any(not (o is None or isinstance(o, how.native)) for o in values)
-    return pd.Series(np.array(values, dtype=object if others else how.dtype), col.index, name=col.name)
+    others = {type(o) for o in values if not (isinstance(o, str) or _is_missing(o))}
+    if others:
+        values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
+        res = np.array(values, how.dtype if all(issubclass(o, how.native) for o in others) else object)
+    else:
+        place = {o:i for i,o in enumerate(read)}
+        res = np.array([*read.values(), None], how.dtype)[[place.get(o, -1) if isinstance(o, str) else -1 for o in values]]
+    return pd.Series(res, col.index, name=col.name)
 
 # %% ../nbs/09_frame.ipynb #d7e0ab07
 def _dates(name, col, lost=None):

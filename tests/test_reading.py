@@ -75,6 +75,12 @@ def test_months_are_their_first_days(how):
     assert TableColumns(df)(df).d_Elapsed.tolist() == ((first-pd.Timestamp(0)).dt.total_seconds()).tolist()
 
 
+@pytest.mark.parametrize('write', ['{}-1', '{}-Q2', '{}-19', '{0}-{0}', '{}W12', '{}.01'])
+def test_terms_and_seasons_are_no_months(write):
+    df = frame([write.format(o) for o in range(1990, 2010)])
+    assert TableColumns(df).kinds == {'d': 'category'}
+
+
 def test_parts_of_a_second_and_clocks_that_come_and_go():
     text = [*DAYS[:50].dt.strftime('%Y-%m-%d'), *MOMENTS[50:].dt.strftime('%Y-%m-%d %H:%M:%S.25')]
     df = frame(text)
@@ -413,7 +419,8 @@ def test_tables_without_rows_or_with_gaps_alone():
     columns = TableColumns(wide())
     assert len(columns(wide()[:0])) == 0
     assert columns(pd.DataFrame({o: [None] for o in wide()})).isna().all(axis=None)
-    for values in ([None]*5, [' ']*5, ['-']*30): assert TableColumns(frame(values)).kinds == {'d': 'category'}
+    for values in ([None]*5, [np.nan]*5, [' ']*5, ['-']*30):
+        assert TableColumns(frame(values)).kinds == {'d': 'category'}
 
 
 @pytest.mark.skipif(not importlib.util.find_spec('pyarrow'), reason="no pyarrow")
