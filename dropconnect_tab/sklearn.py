@@ -231,7 +231,7 @@ def _compare_with_constant(self:_DropConnectEstimator):
     learn = self.learner_
     if not len(learn.dls.valid_ds): return
     (weights,valid_weights),train = (getattr(o, 'row_weights', None) for o in learn.dls.loaders),learn.dls.train_ds.ys
-    with _quiet(learn): preds = learn.get_preds(1)[0].numpy().astype(np.float64)
+    with _quiet(learn): preds = learn.get_preds(1, inner=True)[0].numpy().astype(np.float64)  # no epoch to record
     errors = self._errors(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
     for name,(what,net,whose,constant) in zip(train, errors):
         if net > constant: warnings.warn(

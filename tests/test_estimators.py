@@ -143,7 +143,7 @@ def test_learners_name_a_target_with_codes_outside_its_classes(y, message):
 
 @pytest.mark.parametrize('loss', [
     CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, FocalLossFlat(), FocalLoss(), LabelSmoothingCrossEntropyFlat(),
-    LabelSmoothingCrossEntropy(), CrossEntropyLossFlat(weight=torch.tensor([1., 9.])), lambda p, t: F.cross_entropy(p, t)])
+    LabelSmoothingCrossEntropy(), CrossEntropyLossFlat(weight=torch.tensor([1., 1.5])), lambda p, t: F.cross_entropy(p, t)])
 @pytest.mark.parametrize('members', [1, 2])
 def test_losses_of_classes(loss, members):
     est = make(DropConnectClassifier, loss_func=loss, members=members, n_epoch=20, lr=.03).fit(X, label)

@@ -337,15 +337,15 @@ def test_the_best_epoch_is_kept(cls):
         order = 100
         def before_epoch(self):
             seen.append(self.epoch)
-            if self.epoch > 12 or 3 < self.epoch < 6: [p.data.mul_(10) for p in self.model.parameters()]
+            if self.epoch > 9 or 3 < self.epoch < 6: [p.data.mul_(10) for p in self.model.parameters()]
     y = target(cls, y)
     est = make(cls, n_epoch=20, early_stopping=True, patience=2, cbs=Spoil()).fit(df, y)
-    assert seen == [*range(15)]
+    assert seen == [*range(12)]
     losses = [o[1] for o in est.learner_.recorder.values]
     assert np.isclose(est.learner_.validate()[0], min(losses[9:]), rtol=1e-4)
     seen.clear()
     make(cls, n_epoch=20, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 17
+    assert len(seen) == 14
     seen.clear()
     make(cls, n_epoch=15, cbs=[Spoil()]).fit(df, y)
     assert len(seen) == 15
