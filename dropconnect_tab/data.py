@@ -36,7 +36,7 @@ def batch_size(n, bs=None):
 # %% ../nbs/08_data.ipynb #ba767110
 def _rows_together(df):
     "The values of a frame, each row's next to each other: pandas keeps columns together, and a gather would jump"
-    return tensor(np.ascontiguousarray(df.to_numpy()))
+    return tensor(np.require(df.to_numpy(), requirements='CW'))  # what pandas shares cannot be written to
 
 def _as_tensors(to):
     "Codes, numbers and targets (the last two where there are any) of a `TabularPandas`, as `ReadTabBatch` does"

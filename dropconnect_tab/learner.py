@@ -65,6 +65,18 @@ def _check_names(dls, **given):
     if taken := [n for n in hidden if n in dls.cat_names]:
         raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
 
+def _check_classes(to):
+    "A `ValueError` that names a target with codes outside its classes, which a loss would call an index"
+    for o in to.procs.fs if isinstance(to, TabularPandas) else []:
+        if type(o) is not Categorize: continue
+        for n in to.y_names.filter(lambda n: n in to.items):
+            codes = to.items[n]
+            if bad := (codes < 0).sum(): raise ValueError(
+                f"target {n!r} has {bad} labels that are missing, or that no training row has: leave out their rows")
+            if (codes >= len(o.vocab)).any(): raise ValueError(
+                f"target {n!r} has categories that no training row has, and fastai counts them: leave out rows that have "
+                f"them, and make them go with df[{n!r}].cat.remove_unused_categories()")
+
 def _check_batches(dl):
     "A `ValueError` where the training rows do not fill one batch, so that a fit would take no step"
     if not len(dl): raise ValueError(
@@ -154,6 +166,7 @@ def dropconnect_learner(
     to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
     _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)
+    for o in dls.loaders: _check_classes(o.dataset)
     _check_batches(dls.train)
     _check_config(config)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")

@@ -7,7 +7,7 @@ __all__ = ['DropConnectRegressor', 'DropConnectClassifier']
 
 # %% ../nbs/16_sklearn.ipynb #1968f973
 from contextlib import contextmanager, nullcontext
-import warnings
+import pickle, warnings
 from copy import deepcopy
 from inspect import signature
 from io import BytesIO
@@ -19,7 +19,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.learner import replacing_yield
-from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.losses import BaseLoss, CrossEntropyLossFlat, MSELossFlat
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
 from fastcore.basics import patch
@@ -39,11 +39,18 @@ from .embeddings import fences
 from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
 from .masks import unwrap
-from .members import MemberLoss, takes_target_scale
+from .members import MemberLoss, average_for, loss_power, takes_target_scale
 from .serve import Predictor
 
 # %% ../nbs/16_sklearn.ipynb #982c20b8
 _replaced = contextmanager(replacing_yield)
+
+def _activation(loss_func):
+    "The activation that goes with a loss: 'softmax', 'sigmoid', or another; a `ValueError` for a class"
+    if isinstance(loss_func, type): raise ValueError(
+        f"loss_func={loss_func.__name__} is a class: give a loss, as in {loss_func.__name__}()")
+    try: return average_for(loss_func)
+    except ValueError: return 'other'
 
 def _row_weights(sample_weight, X):
     "Weights with a mean of 1 of the rows that have one, or None; and which rows have one"
@@ -79,17 +86,19 @@ class _WeightedLoss(MemberLoss):
 
 # %% ../nbs/16_sklearn.ipynb #6575b1f1
 class _KeepBest(TrackerCallback):
-    "Go back to the weights of the epoch with the lowest validation loss, and stop once `patience` bring nothing better"
+    """Go back to the weights of the epoch with the lowest validation loss, and stop once `patience` are no better;
+    epochs before the part `start` of the training do not count"""
     order = 60
-    def __init__(self, patience=5):
+    def __init__(self, patience=5, start=.5):
         super().__init__(monitor='valid_loss')
-        self.patience = patience
+        self.patience,self.start = patience,start
 
     def before_fit(self):
         self.state,self.waited = None,0
         super().before_fit()
 
     def after_epoch(self):
+        if self.epoch+1 < self.start*self.n_epoch: return
         super().after_epoch()
         self.waited = 0 if self.new_best else self.waited+1
         if self.new_best: self.state = deepcopy(self.model.state_dict())
@@ -131,11 +140,11 @@ class _DropConnectEstimator(BaseEstimator):
         wd:float=None, # Weight decay; None: the optimizer's own
         bs:int=None, # Rows in a batch; None: 256, fewer where that makes less than 20 batches, 16 at least
         opt_func=None, # Makes the optimizer; None: the learner's
-        loss_func=None, # Loss of a single net; None: mean squared error, or cross-entropy
-        cbs=None, # More callbacks of fastai for the training
-        early_stopping:bool=False, # Keep the best epoch on validation rows, and stop when others bring nothing better?
+        loss_func=None, # Loss of a single net, of logits for classes; None: mean squared error, or cross-entropy
+        cbs=None, # More callbacks of fastai for the training, used as they are
+        early_stopping:bool=False, # Keep the second half's best epoch on validation rows, stop when others are no better?
         valid_pct:float=0.1, # Part of the rows set aside for that, where `fit` gets no `X_val`
-        patience:int=5, # Epochs without a lower loss before `early_stopping` stops
+        patience:int=5, # Epochs of the second half without a lower loss before `early_stopping` stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
@@ -228,6 +237,19 @@ def _learner_settings(self:_DropConnectEstimator):
 def _quiet(learn):
     with learn.no_bar(),learn.no_logging(): yield
 
+@patch
+def _compare_with_constant(self:_DropConnectEstimator):
+    "A warning where the net predicts validation rows worse than the same answer to all would"
+    learn = self.learner_
+    if not len(learn.dls.valid_ds): return
+    (weights,valid_weights),train = (getattr(o, 'row_weights', None) for o in learn.dls.loaders),learn.dls.train_ds.ys
+    with _quiet(learn): preds = learn.get_preds(1, inner=True)[0].numpy().astype(np.float64)  # no epoch to record
+    errors = self._errors(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
+    for name,(what,net,whose,constant) in zip(train, errors):
+        if net > constant: warnings.warn(
+            f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, {constant:.4g}: "
+            f"try fewer epochs than n_epoch={self.n_epoch}, a lower lr than {self.lr}, or more rows")
+
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
 @patch
@@ -245,16 +267,22 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     vocab = self._vocab()
     with _FITTING,no_random(seed, reproducible=False):
         self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
-        loss = self._loss()
+        loss,cbs = self._loss(),L(self.cbs)
+        owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None: loss = _WeightedLoss(loss)
         # what fastai would look for in the table is said: a column of that name hides it
         self.learner_ = learn = dropconnect_learner(
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
-            cbs=L(deepcopy(self.cbs)), **self._learner_settings())
-        with nullcontext() if self.verbose else _quiet(learn):
-            learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
-    if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
-        raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+            cbs=cbs, **self._learner_settings())
+        try:
+            with nullcontext() if self.verbose else _quiet(learn): learn.fit_one_cycle(
+                self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
+        finally:
+            learn.remove_cbs(cbs)
+            for cb,owner in zip(cbs, owners): cb.learn = owner
+        if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
+            raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+        self._compare_with_constant()
     self._serve()
 
 @patch
@@ -262,7 +290,7 @@ def fit(self:_DropConnectEstimator,
     X, # Rows: DataFrame with columns of any type, or array; gaps are fine
     y, # Target of each row; several columns for a regressor with several targets
     sample_weight=None, # Weight of each row's loss; rows of weight 0 are left out
-    X_val=None, # Validation rows: for `early_stopping`, and for the losses in `learner_.recorder`
+    X_val=None, # Validation rows: for `early_stopping`, losses in `learner_.recorder`, and to compare with a constant
     y_val=None, # Their targets
 ):
     "Train; whatever is fitted has a name that ends in an underscore: `learner_` is fastai's"
@@ -324,8 +352,12 @@ def _packed(learn):
 @patch
 def __getstate__(self:_DropConnectEstimator):
     state = {k:v for k,v in BaseEstimator.__getstate__(self).items() if k != '_predictor'}
-    if 'learner_' in state: state['learner_'] = _packed(self.learner_)
-    return state
+    if 'learner_' not in state: return state
+    try: pickle.dumps(self.cbs)
+    except Exception as e:
+        warnings.warn(f"the copy is without cbs={self.cbs!r}, which cannot be pickled: {e}")
+        state['cbs'] = None
+    return {**state, 'learner_':_packed(self.learner_)}
 
 @patch
 def __setstate__(self:_DropConnectEstimator, state):
@@ -341,6 +373,18 @@ def _free(name, taken):
     "`name`, with underscores where it is taken"
     while name in taken: name += '_'
     return name
+
+def _target_numbers(y):
+    "`y` as float64; a `ValueError` where it is made of dates or lengths of time, which are numbers in no certain unit"
+    for col in [o for _,o in y.items()] if isinstance(y, pd.DataFrame) else [y]:
+        what = pd.api.types.infer_dtype(np.asarray(col).ravel(), skipna=True)
+        if what.startswith(('date','time','period')): raise ValueError(
+            f"y is made of {what}: give numbers in a unit of your choice, such as y.dt.total_seconds() of lengths of "
+            "time, or (y - y.min()).dt.days of dates")
+    try: return check_array(y, ensure_2d=False, dtype=np.float64, input_name='y')
+    except (TypeError, ValueError) as e:
+        if 'float()' not in str(e) and 'to float' not in str(e): raise
+        raise ValueError(f"y is not made of numbers: {e}; for classes take DropConnectClassifier") from None
 
 class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn regressor, of one target or several"
@@ -363,6 +407,8 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
     def _vocab(self): return None
 
     def _loss(self):
+        if _activation(self.loss_func) == 'softmax': raise ValueError(
+            f"loss_func={self.loss_func!r} is for classes: take DropConnectClassifier, or a loss of numbers")
         if not takes_target_scale(self.loss_func): warnings.warn(
             f"loss_func={self.loss_func!r} is not known to take numbers in the units of the target: `predict` gives "
             "what the loss takes, such as the log of a mean")
@@ -370,13 +416,22 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
 
     def _targets(self, y, taken, reset=False):
         names = [str(o) for o in y.columns] if isinstance(y, pd.DataFrame) else [getattr(y, 'name', None) or 'target']
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name='y')
+        y = _target_numbers(y)
         if y.ndim == 2 and y.shape[1] == 1: y = column_or_1d(y, warn=True)
         if reset: self._flat = y.ndim == 1
         elif self._flat != (y.ndim == 1): raise ValueError(f"y_val has {y.shape[1:] or 'one'} targets, unlike y")
         y = y.reshape(len(y), -1)
         if len(names) != y.shape[1]: names = [f'target_{i}' for i in range(y.shape[1])]
         return pd.DataFrame(y, columns=[_free(str(o), taken) for o in names])
+
+    def _errors(self, train, weights, valid, preds, valid_weights):
+        if not takes_target_scale(self.loss_func): return
+        power,scale = loss_power(self.loss_func),self._shift_scale[1]
+        what,whose,constant = ('root mean squared error',"the mean's",np.average(train, 0, weights)) if power == 2 else (
+            'mean absolute error',"the median's",np.median(train, 0))
+        def error(o): return scale*np.average(np.abs(o-valid)**power, 0, valid_weights)**(1/power)
+        for net,of_constant,spread in zip(error(preds), error(constant), np.ptp(train, 0)):
+            yield what,net,whose,of_constant if spread else np.inf
 
     def _shaped(self, o, shifted=True):
         shift,scale = self._shift_scale
@@ -407,20 +462,34 @@ def _rescaled(self:DropConnectRegressor, y):
     return (y-shift)/scale
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f01
+def _labels(y):
+    "`y` as an array of one type: what pandas keeps as objects or categories becomes what it is"
+    if not isinstance(y, pd.Series): y = column_or_1d(y, warn=True)
+    if isinstance(y, np.ndarray) and y.dtype != object: return y
+    return pd.Series(y).astype(object).infer_objects().to_numpy()
+
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
     def _vocab(self): return self.classes_.tolist()
 
     def _loss(self):
-        if not isinstance(self.loss_func, nn.CrossEntropyLoss): return self.loss_func or CrossEntropyLossFlat()
-        loss = CrossEntropyLossFlat()  # with the activation, and for targets of a column
+        loss = CrossEntropyLossFlat()  # has the activation, and takes targets of a column
+        if self.loss_func is None: return loss
+        is_sigmoid = _activation(self.loss_func) == 'sigmoid'
+        if is_sigmoid or takes_target_scale(self.loss_func) or isinstance(self.loss_func, nn.NLLLoss): raise ValueError(
+            f"loss_func={self.loss_func!r} does not take a logit for each of several classes: leave it out, or take "
+            "CrossEntropyLossFlat(), also for two classes; for several labels in a row, take dropconnect_learner")
+        if isinstance(self.loss_func, BaseLoss): return self.loss_func
         loss.func = self.loss_func
         return loss
 
     def _targets(self, y, taken, reset=False):
         name = getattr(y, 'name', None) or 'target'
-        y = column_or_1d(y, warn=True)
+        y = _labels(y)
         if gaps := pd.isna(y).sum(): raise ValueError(f"y has {gaps} missing labels: leave out their rows")
+        if y.dtype == object and pd.api.types.infer_dtype(y) != 'string': raise ValueError(
+            f"y has labels of type {', '.join(sorted({type(o).__name__ for o in y}))}: make strings of them, as with "
+            "y.astype(str)")
         if reset:
             check_classification_targets(y)
             self.classes_ = np.unique(y)
@@ -433,6 +502,14 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def _float32_scale(self, y): return None
 
     def _rescaled(self, y): return y
+
+    def _errors(self, train, weights, valid, preds, valid_weights):
+        loss = getattr(self.loss_func, 'func', self.loss_func)
+        if loss is not None and not (isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None): return
+        codes,rates = valid[:,0],np.bincount(train[:,0], weights, len(self.classes_))
+        def log_loss(p): return -np.average(np.log(p.clip(1e-15)), 0, valid_weights)
+        net,base = preds[np.arange(len(codes)),codes],rates[codes]/rates.sum()
+        yield 'log loss',log_loss(net),"the base rate's",log_loss(base)
 
     def _shaped(self, o, shifted=True): return o
 
@@ -449,3 +526,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
         "The most probable class"
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
+
+    def score(self, X, y, sample_weight=None):
+        "Share of rows whose class is right"
+        return super().score(X, _labels(y), sample_weight)

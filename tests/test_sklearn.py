@@ -333,22 +333,35 @@ def test_the_best_epoch_is_kept(cls):
     df, y = rows()
     seen = []
     class Spoil(Callback):
-        "Ruins the net after its third epoch"
+        "Ruins the net after an epoch of the second half, and for a while of the first"
         order = 100
         def before_epoch(self):
             seen.append(self.epoch)
-            if self.epoch > 2: [p.data.mul_(10) for p in self.model.parameters()]
+            if self.epoch > 9 or 3 < self.epoch < 6: [p.data.mul_(10) for p in self.model.parameters()]
     y = target(cls, y)
     est = make(cls, n_epoch=20, early_stopping=True, patience=2, cbs=Spoil()).fit(df, y)
-    assert seen == [0, 1, 2, 3, 4]
+    assert seen == [*range(12)]
     losses = [o[1] for o in est.learner_.recorder.values]
-    assert np.isclose(est.learner_.validate()[0], min(losses), rtol=1e-4)
+    assert np.isclose(est.learner_.validate()[0], min(losses[9:]), rtol=1e-4)
     seen.clear()
-    make(cls, n_epoch=8, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 7
+    make(cls, n_epoch=20, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 14
     seen.clear()
-    make(cls, n_epoch=8, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 8
+    make(cls, n_epoch=15, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 15
+
+
+@pytest.mark.parametrize('n_epoch, first', [(1, 0), (2, 0), (3, 1), (4, 1), (9, 4), (10, 4)])
+def test_only_epochs_of_the_second_half_count(n_epoch, first):
+    "The first epoch is by far the best, and is not kept unless it is in the second half"
+    df, y = rows(60)
+    class Spoil(Callback):
+        order = 100
+        def after_batch(self):
+            if self.training and self.epoch >= max(first, 1): self.model.layers[-1][0].bias.data.add_(100.)
+    est = make(n_epoch=n_epoch, members=1, y_scale=False, early_stopping=True, patience=99, cbs=Spoil()).fit(df, y)
+    losses = [o[1] for o in est.learner_.recorder.values]
+    assert len(losses) == n_epoch and np.isclose(est.learner_.validate()[0], min(losses[first:]), rtol=1e-4)
 
 
 @pytest.mark.slow
