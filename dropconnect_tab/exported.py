@@ -73,7 +73,7 @@ def _other_code(n, index, codes, v):
         if isinstance(v, (int,float,np.number)) and not isinstance(v, np.timedelta64): raise ValueError(
             f"column {n!r} has {v!r}, and its categories are such as {index[0]}: make one of it")
         return int(index.get_indexer([v])[0])+1
-    return 0 if is_text else codes.get(str(v), 0)
+    return 0 if is_text or kind in 'iufb' else codes.get(str(v), 0)
 
 def _code(n, index, codes, v):
     if _is_missing(v): return 0
