@@ -531,6 +531,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported._said': ('exported.html#_said', 'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported._scaled': ('exported.html#_scaled', 'dropconnect_tab/exported.py'),
+                                          'dropconnect_tab.exported._settings': ('exported.html#_settings', 'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported._try_out': ('exported.html#_try_out', 'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported.add_checksum': ( 'exported.html#add_checksum',
                                                                                      'dropconnect_tab/exported.py'),

@@ -76,12 +76,13 @@ def _other_code(n, index, codes, v):
     is_text,kind = isinstance(v, str),index.dtype.kind
     if is_text and kind in 'iufb' and _said(v) is not None:
         what = 'truth value' if kind=='b' else 'number'
-        raise ValueError(f"column {n!r} has {v!r}, and its categories are {what}s such as {index[0]}: make a {what} of it")
+        raise ValueError(
+            f"column {n!r} has {v!r}, and its categories are {what}s such as {index[0]}: make a {what} of it")
     if kind in 'mM' or isinstance(index, pd.PeriodIndex):
         if isinstance(v, (int,float,np.number)) and not isinstance(v, np.timedelta64): raise ValueError(
             f"column {n!r} has {v!r}, and its categories are such as {index[0]}: make one of it")
         return int(index.get_indexer([v])[0])+1
-    return 0 if is_text else codes.get(str(v), 0)
+    return 0 if is_text or kind in 'iufb' else codes.get(str(v), 0)
 
 def _code(n, index, codes, v):
     if _is_missing(v): return 0
@@ -222,7 +223,8 @@ def as_json(encoder, vocab):
 
 def _index(values, dtype=None):
     res = as_index(values, dtype) if isinstance(values, list) else None
-    if res is None or res.hasnans or not res.is_unique: raise ValueError(f"{values!r} is not a list of different values")
+    if res is None or res.hasnans or not res.is_unique:
+        raise ValueError(f"{values!r} is not a list of different values")
     return res
 
 def _category(names, name, values=None, dtype=None, gaps_of=None, codes=None):
@@ -236,15 +238,17 @@ def _scaled(name, mean, std, fill):
         raise ValueError(f"{name!r} has mean={mean}, std={std} and fill={fill}")
     return dict(name=name, mean=mean, std=std, fill=fill)
 
+def _settings(checked, format, categories, numbers, classes):
+    if format not in (1,2): raise ValueError(f"it has format={format!r}, and this version reads 1 and 2")
+    if format==2 and not checked: raise ValueError("it does not end with a checksum")
+    numbers = [_scaled(**o) for o in numbers]
+    names = {o['name'] for o in numbers}
+    encoder = RowEncoder([_category(names, **o) for o in categories], numbers)
+    return encoder,None if classes is None else _index(**classes).tolist()
+
 def from_json(text, checked=True):
-    "The encoder and the vocab that `as_json` has written, in a file with a checksum or without; an error for other text"
-    def read(format, categories, numbers, classes):
-        if format not in (1,2): raise ValueError(f"it has format={format!r}, and this version reads 1 and 2")
-        if format==2 and not checked: raise ValueError("it does not end with a checksum")
-        numbers = [_scaled(**o) for o in numbers]
-        encoder = RowEncoder([_category([o['name'] for o in numbers], **o) for o in categories], numbers)
-        return encoder,None if classes is None else _index(**classes).tolist()
-    return read(**json.loads(text))
+    "The encoder and the vocab that `as_json` has written, in a file with a checksum or without; else an error"
+    return _settings(checked, **json.loads(text))
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e8
 def _open_torch(data):
@@ -329,5 +333,5 @@ def load_predictor(
         encoder,vocab = from_json(about, checked)
         run = open_net()
         if not checked: _try_out(encoder, vocab, run)
-    except Exception as e: raise ValueError(f"{path} is damaged: {e}") from e
+    except Exception as e: raise ValueError(f"{path} is damaged ({e}): export it again") from e
     return ExportedPredictor(encoder, vocab, run)
