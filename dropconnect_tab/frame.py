@@ -167,7 +167,7 @@ class _DateFormat(NamedTuple):
         if not (found := _date_pattern(self.format).fullmatch(text)): return None
         o = found.groupdict()
         year = int(o.get('Y') or o['y'])
-        if o.get('y'): year += 1900 if year > 68 else 2000  # as `strptime` has it
+        if o.get('y'): year += 1900 if year >= 50 else 2000  # rows of the past are more than those of the future
         hour = int(o['H'] or 0)
         if o['p'] and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
         try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), int(o.get('d') or 1), hour,
@@ -177,7 +177,7 @@ class _DateFormat(NamedTuple):
 def _read_all(how, texts):
     "What each of `texts`, different strings, says. Of many, pandas reads those that it can, which is faster"
     fast = [None]*len(texts)
-    if len(texts) > 1000 and re.match(r'%.[-/. ].*%d|%d', str(how)):
+    if len(texts) > 1000 and re.match(r'(%.[-/. ].*%d|%d)(?!.*%y)', str(how)):
         clock = ' %H:%M:%S' if ':' in texts[0] else ''
         fast = pd.to_datetime(pd.Series(texts), format=how.format+clock, errors='coerce')
         fast = fast.to_numpy('datetime64[us]').astype(object)
@@ -268,7 +268,8 @@ def _read_as_numbers(values, asked):
     for point in '.,':
         if not all(_amount(o, point) for o in _some(values)): continue  # a cheap look first
         found = [_amount(o, point) for o in values]
-        if not all(found) or point == ',' and not any(',' in o for o in values): continue
+        commas = sum(',' in o for o in values)  # few of them may be in lists of numbers
+        if not all(found) or point == ',' and not (asked or 2*commas >= len(values)): continue
         units = {o[1] for o in found}
         if len(units - {''} if asked else units) <= 1: return _NumberFormat(max(units), point)
     return None

@@ -75,6 +75,11 @@ def test_months_are_their_first_days(how):
     assert TableColumns(df)(df).d_Elapsed.tolist() == ((first-pd.Timestamp(0)).dt.total_seconds()).tolist()
 
 
+def test_years_of_two_digits():
+    df = frame(['25/11/63', '29/10/49', '5/11/50', '1/2/05'])
+    assert TableColumns(df)(df).d_Year.tolist() == [1963, 2049, 1950, 2005]
+
+
 @pytest.mark.parametrize('write', ['{}-1', '{}-Q2', '{}-19', '{0}-{0}', '{}W12', '{}.01'])
 def test_terms_and_seasons_are_no_months(write):
     df = frame([write.format(o) for o in range(1990, 2010)])
@@ -212,6 +217,11 @@ def test_numbers_of_different_units_are_said_whatever_their_share(n):
     df = frame([f'{o} {"km/kg" if i % 5 == 0 else "kmpl"}' for i, o in enumerate(X)]*n)
     with pytest.warns(UserWarning, match="'d' is taken as a category, though .* numbers: .*'km/kg' and 'kmpl'"):
         assert TableColumns(df).kinds == {'d': 'category'}
+
+
+def test_a_few_lists_are_no_decimals():
+    df = frame([*map(str, range(60)), '1,2', '12,3'])
+    with pytest.warns(UserWarning, match="nearly all of it are numbers: .*'1,2'"): assert TableColumns(df).kinds == {'d': 'category'}
 
 
 def test_points_and_commas_in_one_column_are_said():
