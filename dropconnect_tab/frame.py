@@ -219,7 +219,7 @@ class _NumberFormat(NamedTuple):
 # %% ../nbs/09_frame.ipynb #d7e0aa04
 _MOST,_MANY = .9,10  # this part of the different strings, of so many at least, tells what a column is
 _NO_DATE = re.compile(r'[\W_0]*|unknown|null|none|na[nt]?|n/?a|missing', re.I)
-_IS_CODE = re.compile(r'\D*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
+_IS_CODE = re.compile(r'[^\d.,]*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
 
 def _is_text(col):
     "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"

@@ -188,6 +188,12 @@ def test_numbers_with_a_unit(write):
         columns(frame(['5 furlongs']))
 
 
+@pytest.mark.parametrize('write', ['{}', '{} kg', '-{}', '$ {}'])
+def test_decimals_without_a_zero_in_front(write):
+    df = frame([write.format(f'{o/100:.2f}'.lstrip('0')) for o in range(2, 99)])
+    assert np.allclose(abs(TableColumns(df)(df).d), np.arange(2, 99)/100)
+
+
 def test_numbers_some_of_which_are_strings():
     "As a long CSV file has them, of which pandas reads a part at a time"
     df = frame([*range(40), *map(str, range(40, 60)), '1,234'])
