@@ -278,14 +278,14 @@ def _read_as_numbers(values, asked):
 def _warn_of_numbers(name, values):
     "Whether there was a warning that `values` nearly are numbers"
     def read(o): return _amount(o) or ',' in o and _amount(o, ',')
-    if not any(map(read, _some(values))): return False  # a cheap look first
+    if not any(map(read, _some(values))) or any(map(_IS_CODE.match, values)): return False
     found = {o:read(o) for o in values}
     bad,units = [o for o in values if not found[o]],sorted({o[1] for o in found.values() if o})
     if len(values) < _MANY or 1-len(bad)/len(values) < _MOST or len(units) > 5: return False
     if len(units) > 1: why = f"make one unit of {' and '.join(repr(o) if o else 'none' for o in units)}"
     else:
         if not bad: bad = [o for o in values if not _amount(o)]  # decimal commas among points
-        if not bad: return False  # codes
+        if not bad: return False  # all in brackets
         why = f"put gaps in place of others, such as {bad[0]!r}"
     warnings.warn(
         f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
