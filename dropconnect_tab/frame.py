@@ -24,6 +24,8 @@ def _is_date(t):
 
 def _is_time(t): return pd.api.types.is_timedelta64_dtype(t) or getattr(t, 'kind', '') == 'm'
 
+def _count(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
+
 def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
 
 def _on_the_wall(v):
@@ -224,7 +226,8 @@ _IS_CODE = re.compile(r'[^\d.,]*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +4
 def _is_text(col):
     "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"
     what = pd.api.types.infer_dtype(col, skipna=True)
-    return what == 'string' or what in ('mixed','mixed-integer') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
+    if what not in ('mixed','mixed-integer'): return what == 'string'
+    return all(isinstance(o, (str,Real,date)) for o in col.dropna())
 
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
@@ -258,8 +261,7 @@ def _read_as_dates(name, col, values, found):
     how = how._replace(missing=frozenset(bad))
     n = sum(_text(o, how) in how.missing for o in col.tolist()) if bad else 0
     if n: warnings.warn(
-        f"column {name!r} has {n} value{'s that are no dates' if n > 1 else ' that is no date'} as {how}, such as "
-        f"{bad[0]!r}: taken as missing")
+        f"column {name!r} has {_count(n, 'value')} other than dates as {how}, such as {bad[0]!r}: read as missing")
     return how
 
 def _read_as_numbers(values, asked):
@@ -337,7 +339,8 @@ def read_text(col, how, lost=None):
         res = np.array(values, how.dtype if all(issubclass(o, how.native) for o in others) else object)
     else:
         place = {o:i for i,o in enumerate(read)}
-        res = np.array([*read.values(), None], how.dtype)[[place.get(o, -1) if isinstance(o, str) else -1 for o in values]]
+        at = [place.get(o, -1) if isinstance(o, str) else -1 for o in values]
+        res = np.array([*read.values(), None], how.dtype)[at]
     return pd.Series(res, col.index, name=col.name)
 
 # %% ../nbs/09_frame.ipynb #d7e0ab07
@@ -424,11 +427,11 @@ class _Column:
         low,high = self.ends or (-np.inf,np.inf)
         beyond = [o for o in new if not low <= _as_float(o) <= high]
         if self.ends and beyond: warnings.warn(
-            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such "
-            f"as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
+            f"column {self.name!r} has {_count(len(beyond), 'value')} beyond {low} to {high}, the categories of "
+            f"training, such as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
         if bare := [o for o in new if o in self.lost_zeros]: warnings.warn(
-            f"column {self.name!r} has {len(bare)} values such as {bare[0]!r}, and {self.lost_zeros[bare[0]]!r} in "
-            "training: give strings")
+            f"column {self.name!r} has {_count(len(bare), 'value')} such as {bare[0]!r}, and "
+            f"{self.lost_zeros[bare[0]]!r} in training: give strings")
         return labels
 
 # %% ../nbs/09_frame.ipynb #d7e0ab08
@@ -443,9 +446,9 @@ def check_errors(errors): return check_choice('errors', errors, ('raise','gap'))
 
 def _warn_of_lost(lost):
     "One warning for all columns: `lost` has name, example and count of each"
-    n,some = sum(o[2] for o in lost),', '.join(f"{value!r} in column {name!r}" for name,value,_ in lost[:3])
-    warnings.warn(f"{n} value{'s'*(n > 1)} could not be read, and {'are' if n > 1 else 'is'} taken as missing "
-                  f"value{'s'*(n > 1)}: such as {some}")
+    n,some = sum(o[2] for o in lost),[f"{value!r} in column {name!r}" for name,value,_ in lost[:3]]
+    warnings.warn(f"{_count(n, 'value')} could not be read, and count as missing values: {', '.join(some)}"
+                  + ', ...'*(len(lost) > 3))
 
 # %% ../nbs/09_frame.ipynb #ef5d0bbe
 class TableColumns:
