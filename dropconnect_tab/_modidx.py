@@ -607,6 +607,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'dropconnect_tab.frame._as_float': ('frame.html#_as_float', 'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame._as_floats': ('frame.html#_as_floats', 'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame._check_asked': ('frame.html#_check_asked', 'dropconnect_tab/frame.py'),
+                                       'dropconnect_tab.frame._count': ('frame.html#_count', 'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame._date_formats': ('frame.html#_date_formats', 'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame._date_pattern': ('frame.html#_date_pattern', 'dropconnect_tab/frame.py'),
                                        'dropconnect_tab.frame._dateparts': ('frame.html#_dateparts', 'dropconnect_tab/frame.py'),

@@ -24,6 +24,8 @@ def _is_date(t):
 
 def _is_time(t): return pd.api.types.is_timedelta64_dtype(t) or getattr(t, 'kind', '') == 'm'
 
+def _count(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
+
 def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
 
 def _on_the_wall(v):
@@ -167,7 +169,7 @@ class _DateFormat(NamedTuple):
         if not (found := _date_pattern(self.format).fullmatch(text)): return None
         o = found.groupdict()
         year = int(o.get('Y') or o['y'])
-        if o.get('y'): year += 1900 if year > 68 else 2000  # as `strptime` has it
+        if o.get('y'): year += 1900 if year >= 50 else 2000  # rows of the past are more than those of the future
         hour = int(o['H'] or 0)
         if o['p'] and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
         try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), int(o.get('d') or 1), hour,
@@ -177,7 +179,7 @@ class _DateFormat(NamedTuple):
 def _read_all(how, texts):
     "What each of `texts`, different strings, says. Of many, pandas reads those that it can, which is faster"
     fast = [None]*len(texts)
-    if len(texts) > 1000 and re.match(r'%.[-/. ].*%d|%d', str(how)):
+    if len(texts) > 1000 and re.match(r'(%.[-/. ].*%d|%d)(?!.*%y)', str(how)):
         clock = ' %H:%M:%S' if ':' in texts[0] else ''
         fast = pd.to_datetime(pd.Series(texts), format=how.format+clock, errors='coerce')
         fast = fast.to_numpy('datetime64[us]').astype(object)
@@ -219,12 +221,13 @@ class _NumberFormat(NamedTuple):
 # %% ../nbs/09_frame.ipynb #d7e0aa04
 _MOST,_MANY = .9,10  # this part of the different strings, of so many at least, tells what a column is
 _NO_DATE = re.compile(r'[\W_0]*|unknown|null|none|na[nt]?|n/?a|missing', re.I)
-_IS_CODE = re.compile(r'\D*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
+_IS_CODE = re.compile(r'[^\d.,]*0\d|\d+e\d+$|\+\d{7,}$', re.I)  # 02139, 2e5, +49301234567
 
 def _is_text(col):
     "Strings; numbers and dates may be among them, as a spreadsheet or a long CSV file has them"
     what = pd.api.types.infer_dtype(col, skipna=True)
-    return what == 'string' or what in ('mixed','mixed-integer') and all(isinstance(o, (str,Real,date)) for o in col.dropna())
+    if what not in ('mixed','mixed-integer'): return what == 'string'
+    return all(isinstance(o, (str,Real,date)) for o in col.dropna())
 
 def _different(col):
     "The different strings of a column, without blanks; whole numbers that may be days (20200131) as strings, too"
@@ -258,8 +261,7 @@ def _read_as_dates(name, col, values, found):
     how = how._replace(missing=frozenset(bad))
     n = sum(_text(o, how) in how.missing for o in col.tolist()) if bad else 0
     if n: warnings.warn(
-        f"column {name!r} has {n} value{'s that are no dates' if n > 1 else ' that is no date'} as {how}, such as "
-        f"{bad[0]!r}: taken as missing")
+        f"column {name!r} has {_count(n, 'value')} other than dates as {how}, such as {bad[0]!r}: read as missing")
     return how
 
 def _read_as_numbers(values, asked):
@@ -268,7 +270,8 @@ def _read_as_numbers(values, asked):
     for point in '.,':
         if not all(_amount(o, point) for o in _some(values)): continue  # a cheap look first
         found = [_amount(o, point) for o in values]
-        if not all(found) or point == ',' and not any(',' in o for o in values): continue
+        commas = sum(',' in o for o in values)  # few of them may be in lists of numbers
+        if not all(found) or point == ',' and not (asked or 2*commas >= len(values)): continue
         units = {o[1] for o in found}
         if len(units - {''} if asked else units) <= 1: return _NumberFormat(max(units), point)
     return None
@@ -277,14 +280,14 @@ def _read_as_numbers(values, asked):
 def _warn_of_numbers(name, values):
     "Whether there was a warning that `values` nearly are numbers"
     def read(o): return _amount(o) or ',' in o and _amount(o, ',')
-    if not any(map(read, _some(values))): return False  # a cheap look first
+    if not any(map(read, _some(values))) or any(map(_IS_CODE.match, values)): return False
     found = {o:read(o) for o in values}
     bad,units = [o for o in values if not found[o]],sorted({o[1] for o in found.values() if o})
     if len(values) < _MANY or 1-len(bad)/len(values) < _MOST or len(units) > 5: return False
     if len(units) > 1: why = f"make one unit of {' and '.join(repr(o) if o else 'none' for o in units)}"
     else:
         if not bad: bad = [o for o in values if not _amount(o)]  # decimal commas among points
-        if not bad: return False  # codes
+        if not bad: return False  # all in brackets
         why = f"put gaps in place of others, such as {bad[0]!r}"
     warnings.warn(
         f"column {name!r} is taken as a category, though nearly all of it are numbers: {why}, or name it in cat_names")
@@ -336,7 +339,8 @@ def read_text(col, how, lost=None):
         res = np.array(values, how.dtype if all(issubclass(o, how.native) for o in others) else object)
     else:
         place = {o:i for i,o in enumerate(read)}
-        res = np.array([*read.values(), None], how.dtype)[[place.get(o, -1) if isinstance(o, str) else -1 for o in values]]
+        at = [place.get(o, -1) if isinstance(o, str) else -1 for o in values]
+        res = np.array([*read.values(), None], how.dtype)[at]
     return pd.Series(res, col.index, name=col.name)
 
 # %% ../nbs/09_frame.ipynb #d7e0ab07
@@ -423,11 +427,11 @@ class _Column:
         low,high = self.ends or (-np.inf,np.inf)
         beyond = [o for o in new if not low <= _as_float(o) <= high]
         if self.ends and beyond: warnings.warn(
-            f"column {self.name!r} has {len(beyond)} values beyond {low} to {high}, the categories of training, such "
-            f"as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
+            f"column {self.name!r} has {_count(len(beyond), 'value')} beyond {low} to {high}, the categories of "
+            f"training, such as {beyond[0]}: they are unknown; name it in cont_names if its numbers have an order")
         if bare := [o for o in new if o in self.lost_zeros]: warnings.warn(
-            f"column {self.name!r} has {len(bare)} values such as {bare[0]!r}, and {self.lost_zeros[bare[0]]!r} in "
-            "training: give strings")
+            f"column {self.name!r} has {_count(len(bare), 'value')} such as {bare[0]!r}, and "
+            f"{self.lost_zeros[bare[0]]!r} in training: give strings")
         return labels
 
 # %% ../nbs/09_frame.ipynb #d7e0ab08
@@ -442,9 +446,9 @@ def check_errors(errors): return check_choice('errors', errors, ('raise','gap'))
 
 def _warn_of_lost(lost):
     "One warning for all columns: `lost` has name, example and count of each"
-    n,some = sum(o[2] for o in lost),', '.join(f"{value!r} in column {name!r}" for name,value,_ in lost[:3])
-    warnings.warn(f"{n} value{'s'*(n > 1)} could not be read, and {'are' if n > 1 else 'is'} taken as missing "
-                  f"value{'s'*(n > 1)}: such as {some}")
+    n,some = sum(o[2] for o in lost),[f"{value!r} in column {name!r}" for name,value,_ in lost[:3]]
+    warnings.warn(f"{_count(n, 'value')} could not be read, and count as missing values: {', '.join(some)}"
+                  + ', ...'*(len(lost) > 3))
 
 # %% ../nbs/09_frame.ipynb #ef5d0bbe
 class TableColumns:

@@ -75,6 +75,11 @@ def test_months_are_their_first_days(how):
     assert TableColumns(df)(df).d_Elapsed.tolist() == ((first-pd.Timestamp(0)).dt.total_seconds()).tolist()
 
 
+def test_years_of_two_digits():
+    df = frame(['25/11/63', '29/10/49', '5/11/50', '1/2/05'])
+    assert TableColumns(df)(df).d_Year.tolist() == [1963, 2049, 1950, 2005]
+
+
 @pytest.mark.parametrize('write', ['{}-1', '{}-Q2', '{}-19', '{0}-{0}', '{}W12', '{}.01'])
 def test_terms_and_seasons_are_no_months(write):
     df = frame([write.format(o) for o in range(1990, 2010)])
@@ -93,7 +98,7 @@ def test_parts_of_a_second_and_clocks_that_come_and_go():
 def test_a_few_strings_that_are_no_dates_are_missing_values(how, nothing):
     text = DAYS.dt.strftime(how).tolist()
     df = frame([*text, nothing, nothing])
-    with pytest.warns(UserWarning, match=f"column 'd' has 2 values that are no dates as {how}") as said:
+    with pytest.warns(UserWarning, match=f"column 'd' has 2 values other than dates as {how}") as said:
         columns = TableColumns(df)
     assert len(said) == 1 and repr(nothing) in str(said[0].message)
     res = columns(df)
@@ -123,7 +128,7 @@ def test_whole_days_where_one_is_missing(dtype):
 def test_whole_days_with_a_number_for_none():
     days = DAYS.dt.strftime('%Y%m%d').astype(int).tolist()
     df = frame([*days, 0, 99999999], int)
-    with pytest.warns(UserWarning, match="column 'd' has 2 values that are no dates as %Y%m%d, such as '0'"):
+    with pytest.warns(UserWarning, match="column 'd' has 2 values other than dates as %Y%m%d, such as '0'"):
         columns = TableColumns(df)
     assert columns.kinds == {'d': 'date'} and np.isnan(columns(df).d_Elapsed.iloc[-2:]).all()
 
@@ -151,7 +156,7 @@ def test_days_and_months_are_told_apart_by_any_day_over_12(how):
 
 def test_dates_of_a_spreadsheet_with_one_word_among_them():
     df = frame([*DAYS, 'unknown'])
-    with pytest.warns(UserWarning, match="column 'd' has 1 value that is no date as %Y-%m-%d, such as 'unknown'"):
+    with pytest.warns(UserWarning, match="column 'd' has 1 value other than dates as %Y-%m-%d, such as 'unknown'"):
         columns = TableColumns(df)
     assert columns.kinds == {'d': 'date'} and columns(df)[:120].equals(TableColumns(df[:120])(df[:120]))
 
@@ -183,6 +188,12 @@ def test_numbers_with_a_unit(write):
         columns(frame(['5 furlongs']))
 
 
+@pytest.mark.parametrize('write', ['{}', '{} kg', '-{}', '$ {}'])
+def test_decimals_without_a_zero_in_front(write):
+    df = frame([write.format(f'{o/100:.2f}'.lstrip('0')) for o in range(2, 99)])
+    assert np.allclose(abs(TableColumns(df)(df).d), np.arange(2, 99)/100)
+
+
 def test_numbers_some_of_which_are_strings():
     "As a long CSV file has them, of which pandas reads a part at a time"
     df = frame([*range(40), *map(str, range(40, 60)), '1,234'])
@@ -212,6 +223,11 @@ def test_numbers_of_different_units_are_said_whatever_their_share(n):
     df = frame([f'{o} {"km/kg" if i % 5 == 0 else "kmpl"}' for i, o in enumerate(X)]*n)
     with pytest.warns(UserWarning, match="'d' is taken as a category, though .* numbers: .*'km/kg' and 'kmpl'"):
         assert TableColumns(df).kinds == {'d': 'category'}
+
+
+def test_a_few_lists_are_no_decimals():
+    df = frame([*map(str, range(60)), '1,2', '12,3'])
+    with pytest.warns(UserWarning, match="nearly all of it are numbers: .*'1,2'"): assert TableColumns(df).kinds == {'d': 'category'}
 
 
 def test_points_and_commas_in_one_column_are_said():
@@ -283,7 +299,7 @@ def test_rows_that_cannot_be_read_are_gaps_where_asked_for():
     df = wide()
     columns = TableColumns(df)
     with pytest.raises(ValueError, match="'size' is not made of numbers|'sold' was read"): columns(shifted(df))
-    with pytest.warns(UserWarning, match="4 values .* missing values: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
+    with pytest.warns(UserWarning, match="4 values could not be read, .* missing values: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
     assert len(said) == 1
     other = np.arange(60) != 2
     gone = [o for o in columns.cont_names if o != 'price']  # there it is the number of rooms
@@ -376,7 +392,7 @@ def test_the_arena_says_what_the_estimators_say(read):
     df = sales(DAYS)[:len(early)].assign(sold=early.dt.strftime('%d/%m/%Y').to_numpy())
     with pytest.warns(UserWarning, match="column 'sold' has dates that are read as %m/%d/%Y, and could be %d/%m/%Y"):
         read(df, 'split = "sold"')
-    with pytest.warns(UserWarning, match="1 value.* no date"), pytest.raises(ValueError, match="split='sold': the column has gaps"):
+    with pytest.warns(UserWarning, match="1 value other than dates"), pytest.raises(ValueError, match="split='sold': the column has gaps"):
         read(sales(DAYS.dt.strftime('%Y-%m-%d').where(DAYS.index > 0, 'unknown')), 'split = "sold"')
 
 
