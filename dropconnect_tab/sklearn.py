@@ -464,9 +464,9 @@ def _rescaled(self:DropConnectRegressor, y):
 # %% ../nbs/16_sklearn.ipynb #d7ed7f01
 def _labels(y):
     "`y` as an array of one type: what pandas keeps as objects or categories becomes what it is"
-    if not isinstance(y, pd.Series): y = column_or_1d(y, warn=True)
-    if isinstance(y, np.ndarray) and y.dtype != object: return y
-    return pd.Series(y).astype(object).infer_objects().to_numpy()
+    if not isinstance(y, np.ndarray) and hasattr(y, 'astype'): y = y.astype(object)
+    y = column_or_1d(y, warn=True)
+    return pd.Series(y).infer_objects().to_numpy() if y.dtype == object else y
 
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"

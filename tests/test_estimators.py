@@ -64,6 +64,7 @@ as_numbers = dict(strings=pd.Series(short), a_list=short, array=np.array(short),
                   categories=pd.Series(short).astype('category'), sparse=rounded.astype('Sparse[float]'))
 
 
+@pytest.mark.slow
 def test_targets_that_are_numbers_in_any_type():
     wanted = regress(rounded.to_numpy())
     for name, y in as_numbers.items(): assert np.array_equal(regress(y), wanted), name
@@ -82,6 +83,7 @@ def test_targets_that_are_no_numbers(y, message):
     with pytest.raises(ValueError, match=message): regress(y)
 
 
+@pytest.mark.slow
 def test_targets_of_polars_and_arrow():
     pa, pl = pytest.importorskip('pyarrow'), pytest.importorskip('polars')
     for y in (pa.array(number), pa.chunked_array([number]), pl.Series('y', number)):
@@ -105,12 +107,14 @@ truths = number > 0
     (pd.Series(truths.astype(int)).astype('Int64'), [0, 1]), (pd.Series(truths, dtype=object), [False, True]),
     (truths.astype(int).astype(object), [0, 1]), (truths.astype(float), [0., 1.]),
     (pd.Series(label, dtype='string'), ['cheap', 'dear']), (pd.Series(truths).astype('bool[pyarrow]'), [False, True]),
-    (pd.Series(label).to_frame('k').k, ['cheap', 'dear'])])
+    (pd.Series(truths, dtype='boolean').to_frame('k'), [False, True]), (pd.array(truths, dtype='boolean'), [False, True]),
+    (pd.Index(label), ['cheap', 'dear'])])
 def test_labels_of_every_type_come_back(y, classes):
     est = classify(y)
     assert est.classes_.tolist() == classes and {*map(type, est.classes_.tolist())} == {*map(type, classes)}
     assert est.predict_proba(X).shape == (60, 2) and 0 <= est.score(X, y) <= 1
     assert classify(y, X_val=X, y_val=y).classes_.tolist() == classes
+    assert est.predict(X[:1]).tolist()[0] in classes
 
 
 @pytest.mark.parametrize('y, message', [
@@ -270,6 +274,7 @@ noise, coin, wild = pd.DataFrame(rng.normal(size=(80, 8))).add_prefix('c'), rng.
 memory = dict(n_epoch=20, lr=.05, layers=[50], ps=0.)  # enough to learn rows by heart
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('weights', [None, np.linspace(.1, 1, 40)])
 def test_a_net_worse_than_a_constant_is_said(weights):
@@ -289,6 +294,7 @@ def test_a_net_worse_than_a_constant_is_said(weights):
         make(**memory).fit(noise[:40], two[0], weights, noise[40:], two[1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('cls', BOTH)
 def test_a_net_of_use_says_nothing(cls):
