@@ -7,7 +7,9 @@ __all__ = ['DropConnectCallback']
 
 # %% ../nbs/06_callback.ipynb #16cc6bd7
 import warnings
+from contextlib import suppress
 
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import SkipToEpoch
 from fastcore.basics import patch
@@ -55,7 +57,8 @@ def _plan(self:DropConnectCallback, model):
 def after_create(self:DropConnectCallback):
     model = unwrap(self.learn.model)
     if hasattr(model, 'weight_masks'): model.weight_masks.check_agree(model, **self._settings)
-    else: self._plan(model)
+    else:
+        with suppress(NoneTrained): self._plan(model)
 
 # %% ../nbs/06_callback.ipynb #03ba97ef
 @patch
@@ -75,6 +78,8 @@ def before_train(self:DropConnectCallback):
     model,trial = unwrap(self.learn.model),hasattr(self.learn, 'lr_finder')
     if trial and self.learn.train_iter > 0: return  # a later epoch of lr_find, whose masks the model does not keep
     check_can_train(model)
+    for o in self.learn.opt.state.values():  # what `learn.load` has read in torch.inference_mode
+        o.update({k:v.clone() for k,v in o.items() if isinstance(v, torch.Tensor) and v.is_inference()})
     self.after_fit()  # what an interrupted fit has left
     has = self._masks = getattr(model, 'weight_masks', None)
     if has is not None:

@@ -36,7 +36,7 @@ def batch_size(n, bs=None):
 
 # %% ../nbs/08_data.ipynb #5c1de9a1
 def target_vocab(dls):
-    "The classes, or labels, of the target of `dls`; None where it has none. A category may be called 'vocab', too"
+    "The classes, or labels, of the target of `dls`; None where it has none. A categorical column may be called 'vocab'"
     if not isinstance(dls.train_ds, TabularPandas): return getattr(dls, 'vocab', None)
     return next((o.vocab for o in dls.train_ds.procs.fs if isinstance(o, Categorize)), None)
 
@@ -123,7 +123,7 @@ class TabTensorDL(TabDataLoader):
         if same and isinstance(res, TabTensorDL): res._store = self._store  # made when it is first needed
         return res
 
-    to_detach = staticmethod(to_detach)  # a `Learner` asks the loader for it, which would give a category of this name
+    to_detach = staticmethod(to_detach)  # fastai asks the loader for it, which has the categories of a column by its name
     def __getstate__(self): return {**self.__dict__, '_store':{}}
 
 # %% ../nbs/08_data.ipynb #f77db296
@@ -207,7 +207,7 @@ def fast_dls(
     def fast(dl):
         if not isinstance(dl, TabDataLoader):
             raise ValueError(f"fast_dls takes loaders of a TabularPandas, not a {type(dl).__name__}")
-        own = vars(dl)  # an attribute that is missing is looked for among the categories
+        own = vars(dl)  # fastai looks for missing attributes among the categorical columns
         wgts = own.get('wgts')
         if isinstance(dl, TabWeightedDL) and (wgts is None or not len(wgts) or np.ptp(wgts) == 0): wgts = None  # what fastai gives all
         n = None if dl.n == len(dl.dataset) else dl.n

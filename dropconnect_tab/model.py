@@ -143,7 +143,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
 
 @patch
 def train(self:DropConnectTabularModel, mode=True):
-    if mode: check_can_train(self)
+    if mode and not torch.is_inference_mode_enabled(): check_can_train(self)
     return super(DropConnectTabularModel, self).train(mode)
 
 @patch

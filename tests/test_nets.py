@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.tabular.all import (Callback, Categorify, CategoryBlock, CrossEntropyLossFlat, FillMissing, Normalize,
-                                TabularModel, TabularPandas, load_learner, params, tabular_learner)
+                                TabularLearner, TabularModel, TabularPandas, load_learner, params, tabular_learner)
 from helpers import make_df, make_dls, plain_learner
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -77,7 +77,8 @@ def test_a_compiled_net_of_our_own_draws_other_masks_at_every_step(members):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         fit(learn.add_cb(watch), 2)
-    assert len({o.numpy().tobytes() for o in watch.seen}) == len(watch.seen)
+        spread = quiet(learn, lambda o: o.get_preds_dist(n=4).std)
+    assert len({o.numpy().tobytes() for o in watch.seen}) == len(watch.seen) and (spread > 0).all()
 
 
 def resampled(p=.5, **kwargs): return DropConnectCallback(p, 'resampled', **kwargs)
@@ -162,6 +163,17 @@ def test_a_mask_that_never_starts_says_so():
     assert torch.equal(learn.model.layers[0][0].weight, before) and not hasattr(learn.model, 'weight_masks')
 
 
+def test_a_mask_on_a_net_that_was_frozen_before():
+    """By another learner, say: the learner is made, and the mask starts once a fit has a layer for it"""
+    dls = make_dls()
+    model = TabularModel([(7, 3), (6, 3)], 2, 1, layers).requires_grad_(False)
+    learn = TabularLearner(dls, model, splitter=body_and_head, cbs=DropConnectCallback(.5, 'frozen'))
+    learn.freeze()
+    with pytest.warns(UserWarning, match='no mask yet'): fit(learn)
+    learn.unfreeze()
+    assert zeros(fit(learn))[:2] == [.5, .5]
+
+
 def test_a_layer_that_does_not_exist_is_no_reason_to_wait():
     learn = tabular_learner(make_dls(), layers=layers, splitter=body_and_head)
     learn.freeze()
@@ -191,22 +203,32 @@ def test_a_learner_loaded_in_inference_mode(mask, tmp_path):
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_a_plain_net_made_in_inference_mode(mask):
     with torch.inference_mode(): learn = tabular_learner(make_dls(), layers=layers, cbs=DropConnectCallback(.5, mask))
-    with pytest.raises(ValueError, match='made or loaded in torch.inference_mode'): fit(learn)
+    with pytest.raises(ValueError, match='was made or loaded in torch.inference_mode'): fit(learn)
+
+
+def test_a_net_made_in_inference_mode_may_be_in_training_mode_there():
+    with torch.inference_mode():
+        net = member_net().train()
+        assert net(*rows_of(4)).shape == (4, 3, 2)
+    with pytest.raises(ValueError, match='was made or loaded in torch.inference_mode'): net.train()
 
 
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_predictions_in_inference_mode_leave_a_learner_to_be_trained(mask):
-    for learn in (dropconnect_learner(make_dls(), layers=layers, members=2, mask=mask, weight_p=.5),
-                  tabular_learner(make_dls(), layers=layers, cbs=DropConnectCallback(.5, mask))):
+    dls = make_dls(n=100)
+    for learn in (dropconnect_learner(dls, layers=layers, members=2, mask=mask, weight_p=.5),
+                  tabular_learner(dls, layers=layers, cbs=DropConnectCallback(.5, mask))):
         with torch.inference_mode():
             quiet(learn, lambda o: (o.get_preds(), o.validate(), o.predictor()))
         fit(learn)
 
 
-def test_weights_loaded_in_inference_mode(tmp_path):
+@pytest.mark.parametrize('members', [1, 2])
+def test_weights_loaded_in_inference_mode(members, tmp_path):
+    """Into a net and an optimizer that were made outside"""
     dls = make_dls(path=tmp_path)
-    fit(dropconnect_learner(dls, layers=layers, members=2, mask='frozen')).save('m')
-    learn = dropconnect_learner(dls, layers=layers, members=2, mask='frozen')
+    fit(dropconnect_learner(dls, layers=layers, members=members, mask='frozen')).save('m')
+    learn = dropconnect_learner(dls, layers=layers, members=members, mask='frozen')
     with torch.inference_mode(): learn.load('m')
     fit(learn)
 
