@@ -6,11 +6,15 @@
 __all__ = ['DropConnectCallback']
 
 # %% ../nbs/06_callback.ipynb #16cc6bd7
+import warnings
+from contextlib import suppress
+
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import SkipToEpoch
 from fastcore.basics import patch
 
-from .masks import WeightMasks, find_kind, unwrap
+from .masks import NoneTrained, WeightMasks, check_can_train, find_kind, unwrap
 
 # %% ../nbs/06_callback.ipynb #7165f32f
 class DropConnectCallback(Callback):
@@ -53,21 +57,40 @@ def _plan(self:DropConnectCallback, model):
 def after_create(self:DropConnectCallback):
     model = unwrap(self.learn.model)
     if hasattr(model, 'weight_masks'): model.weight_masks.check_agree(model, **self._settings)
-    else: self._plan(model)
+    else:
+        with suppress(NoneTrained): self._plan(model)
 
 # %% ../nbs/06_callback.ipynb #03ba97ef
+@patch
+def _check_alone(self:DropConnectCallback, masks):
+    "A `ValueError` that names a layer which has the masks of another callback, or draws its own at every step"
+    others = [cb._masks for cb in self.learn.cbs if isinstance(cb, DropConnectCallback) and cb is not self and cb._lent]
+    for n,l in masks.linears.items():
+        if any(l is o for m in others for o in m.linears.values()): raise ValueError(
+            f"{n!r} is masked by another DropConnectCallback: leave one of the two out, or give them different `layers`")
+        if not masks.kind.drawn_once and type(l) is masks.kind.layer: raise ValueError(
+            f"{n!r} is a {type(l).__name__}, which draws masks of its own: leave the callback out, or this layer, with "
+            "`layers`")
+
 @patch
 def before_train(self:DropConnectCallback):
     "Start the masks of a model that has none, or hold those that it has"
     model,trial = unwrap(self.learn.model),hasattr(self.learn, 'lr_finder')
     if trial and self.learn.train_iter > 0: return  # a later epoch of lr_find, whose masks the model does not keep
+    check_can_train(model)
+    for o in self.learn.opt.state.values():  # what `learn.load` has read in torch.inference_mode
+        o.update({k:v.clone() for k,v in o.items() if isinstance(v, torch.Tensor) and v.is_inference()})
     self.after_fit()  # what an interrupted fit has left
     has = self._masks = getattr(model, 'weight_masks', None)
     if has is not None:
         self._lent = False
         has.check_agree(model, **self._settings)
         return has.attach(model)
-    masks = self._masks = self._plan(model)
+    self._masks,self._lent = None,False
+    try: masks = self._plan(model)
+    except NoneTrained as e: return warnings.warn(f"there is no mask yet, and it starts when a layer is trained: {e}")
+    self._check_alone(masks)
+    self._masks = masks
     # lr_find puts the weights back at its end: the real start is still to come, with the same seed
     self._lent = trial or not masks.kind.drawn_once
     masks.begin(not self._start or any(isinstance(cb, SkipToEpoch) for cb in self.learn.cbs))
@@ -85,4 +108,5 @@ def before_batch(self:DropConnectCallback):
     if self._lent: self._masks.hold()
 
 @patch
-def after_step(self:DropConnectCallback): self._masks.kind.after_step(self._masks)
+def after_step(self:DropConnectCallback):
+    if self._masks is not None: self._masks.kind.after_step(self._masks)

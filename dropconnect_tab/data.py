@@ -8,8 +8,9 @@ __all__ = ['TabTensorDL', 'fast_dls']
 # %% ../nbs/08_data.ipynb #7b9e7b99
 import numpy as np, pandas as pd, torch
 from fastai.data.block import TransformBlock
-from fastai.tabular.core import ReadTabBatch, TabDataLoader, TabWeightedDL, TabularPandas
-from fastai.torch_core import tensor, to_device
+from fastai.data.transforms import Categorize
+from fastai.tabular.core import Categorify, ReadTabBatch, TabDataLoader, TabularPandas, TabularProc, TabWeightedDL
+from fastai.torch_core import tensor, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import noop
@@ -32,6 +33,26 @@ def _fits_on(n_bytes, device):
 def batch_size(n, bs=None):
     "Rows in a batch of `n` training rows: `bs`, else 256, fewer for 20 batches, but 16; never more than there are"
     return min(n, bs or int(np.clip(n//20, 16, 256)))
+
+# %% ../nbs/08_data.ipynb #5c1de9a1
+def target_vocab(dls):
+    "The classes, or labels, of the target of `dls`; None where it has none. A categorical column may be called 'vocab'"
+    if not isinstance(dls.train_ds, TabularPandas): return getattr(dls, 'vocab', None)
+    return next((o.vocab for o in dls.train_ds.procs.fs if isinstance(o, Categorize)), None)
+
+class ByValue(TabularProc):
+    "Columns of category type as their values: the codes are those of another frame"
+    order = -1
+    def encodes(self, to):
+        for kind,names in ((Categorify,to.cat_names), (Categorize,to.y_names)):
+            coded = [n for n in names if n in to.items] if any(isinstance(o, kind) for o in to.procs.fs) else []
+            for n in coded:
+                if isinstance(to.items[n].dtype, pd.CategoricalDtype): to[n] = to[n].astype(object)
+
+def read_by_value(to):
+    "Have the procs that `to` shares with its training and validation rows read new rows by their values"
+    procs = to.procs.fs
+    if not any(isinstance(o, ByValue) for o in procs): procs.items.insert(0, ByValue())
 
 # %% ../nbs/08_data.ipynb #ba767110
 def _rows_together(df):
@@ -81,6 +102,7 @@ class TabTensorDL(TabDataLoader):
             f"num_workers={num_workers!r}: the table is in memory, and workers have nothing to do; leave it out")
         if not isinstance(dataset, TabularPandas):
             raise ValueError(f"TabTensorDL loads a TabularPandas, not a {type(dataset).__name__}")
+        read_by_value(dataset)
         self.wgts = None if wgts is None else _check_wgts(wgts, len(dataset))
         self.table_device,self._store = table_device,{}
         super().__init__(dataset, bs=bs, shuffle=shuffle, after_batch=_reading_tensors(after_batch, dataset),
@@ -101,6 +123,7 @@ class TabTensorDL(TabDataLoader):
         if same and isinstance(res, TabTensorDL): res._store = self._store  # made when it is first needed
         return res
 
+    to_detach = staticmethod(to_detach)  # fastai asks the loader for it, which has the categories of a column by its name
     def __getstate__(self): return {**self.__dict__, '_store':{}}
 
 # %% ../nbs/08_data.ipynb #f77db296
@@ -184,11 +207,12 @@ def fast_dls(
     def fast(dl):
         if not isinstance(dl, TabDataLoader):
             raise ValueError(f"fast_dls takes loaders of a TabularPandas, not a {type(dl).__name__}")
-        wgts = getattr(dl, 'wgts', None)
-        if isinstance(dl, TabWeightedDL) and (wgts is None or np.ptp(wgts) == 0): wgts = None  # what fastai gives all
+        own = vars(dl)  # fastai looks for missing attributes among the categorical columns
+        wgts = own.get('wgts')
+        if isinstance(dl, TabWeightedDL) and (wgts is None or not len(wgts) or np.ptp(wgts) == 0): wgts = None  # what fastai gives all
         n = None if dl.n == len(dl.dataset) else dl.n
-        same = dict(wgts=wgts, n=n, num_workers=0, table_device=getattr(dl, 'table_device', None))
+        same = dict(wgts=wgts, n=n, num_workers=0, table_device=own.get('table_device'))
         return dl.new(cls=TabTensorDL, **same | kwargs)
     res = type(dls)(*map(fast, dls.loaders), path=dls.path)
-    res._device = getattr(dls, '_device', None)
+    res._device = vars(dls).get('_device')
     return res

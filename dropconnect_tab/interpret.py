@@ -11,6 +11,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 
 from .checks import check_choice
+from .data import target_vocab
 from .masks import column_groups, find_linears, report_zeros, unwrap
 from .predict import as_tensors, collect_member_preds, interval_coverage
 
@@ -134,7 +135,7 @@ def plot_members(self:Learner,
     axs=None, # Two axes to draw on; None: a new figure
 ): # The axes
     "Each member's error (RMSE, or log loss) beside that of their vote, and the correlations of their errors"
-    classes = bool(getattr(self.dls, 'vocab', None))
+    classes = bool(target_vocab(self.dls))
     with self.no_bar(): preds,targs = collect_member_preds(self, ds_idx, dl)
     if targs is None: raise ValueError(
         "these rows have no targets, so there are no errors to plot: give the loader with_labels=True")

@@ -9,7 +9,7 @@ __all__ = ['only_masks', 'dropconnect_config', 'dropconnect_learner']
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
-from .data import TabTensorDL
+from .data import TabTensorDL, read_by_value
 from .members import AverageMembers, MemberLoss, average_for, is_for_classes, loss_power
 from .model import DropConnectTabularModel
 from .optimizer import FusedAdam
@@ -60,7 +60,7 @@ def _check_numbers(to):
 def _check_names(dls, **given):
     "A `ValueError` that names a category which hides what fastai looks for in the data, unless it is `given`"
     hidden = [n for n,v in given.items() if v is None]
-    if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp']
+    if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp','to_detach']
     if taken := [n for n in hidden if n in dls.cat_names]:
         raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
 
@@ -146,6 +146,7 @@ def dropconnect_learner(
     _check_numbers(to)
     _check_batches(dls.train)
     _check_config(config)
+    if isinstance(to, TabularPandas): read_by_value(to)
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
     loss_func = loss_func or getattr(to, 'loss_func', None)
     if n_out is None: n_out = get_c(dls)

@@ -66,6 +66,12 @@ def unwrap(model):
         elif '_orig_mod' in model._modules: model = model._orig_mod
         else: return model
 
+def check_can_train(model):
+    "A `ValueError` where a net has tensors of `torch.inference_mode`, which no optimizer can change outside it"
+    if any(o.is_inference() for o in (*model.parameters(),*model.buffers())): raise ValueError(
+        "the net was made or loaded in torch.inference_mode(), so it can predict and not be trained: make or load it "
+        "outside")
+
 def find_linears(model):
     "`{name: nn.Linear}` of all with a weight of their own (not a computed one, as `weight_norm` makes)"
     return {n:m for n,m in unwrap(model).named_modules()
@@ -185,9 +191,11 @@ def _names(linears, weight_p, layers):
     if layers is None and isinstance(weight_p, dict): layers = list(weight_p)
     return [] if layers is None and weight_p == 0 and len(linears) < 2 else choose_layers(linears, layers)
 
+class NoneTrained(ValueError): "No layer that is to be masked is trained now"
+
 def _check_live(plan, live, chosen, columns):
     "A `ValueError` where no layer can be masked, or none of `chosen` takes the `columns` that are asked for"
-    if any(m.weight_p for m in plan) and not live: raise ValueError(
+    if any(m.weight_p for m in plan) and not live: raise NoneTrained(
         f"the weights of {', '.join(repr(m.name) for m in plan)} do not require gradients: unfreeze a layer, or choose "
         "others")
     if columns and live and not any(m.groups for m in chosen): raise ValueError(

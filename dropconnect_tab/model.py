@@ -17,7 +17,7 @@ from torch import nn
 
 from .checks import check_choice, check_whole
 from .layers import MemberEmbedding, MemberLayers
-from .masks import WeightMasks, find_kind
+from .masks import WeightMasks, check_can_train, find_kind
 from .members import AVERAGES, average_members, for_member_loss
 from .embeddings import ContEmbedding, TargetScale
 
@@ -121,13 +121,18 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     # Inputs × rows in memory, as members take them: (members or 1, inputs, rows)
     if self.n_emb:
         cats = torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], -1)
-        columns.append(self.emb_drop(cats).view(len(x_cat), k, -1).permute(1,2,0))
+        columns.append(self.emb_drop(cats).view(x_cat.shape[0], k, self.n_emb).permute(1,2,0))
     if self.n_cont:
         conts = (x_cont if self.bn_cont is None else self.bn_cont(x_cont)).T[:,None]
         if self.cont_embed: conts = torch.cat([conts, self.cont_embed(x_cont).permute(1,2,0)], 1)
         columns.append(conts.flatten(0,1).expand(k, -1, -1))
     res = torch.cat(columns, 1).permute(2,0,1)
     return res if self.own_embeds else res.squeeze(1)
+
+@patch
+def train(self:DropConnectTabularModel, mode=True):
+    if mode and not torch.is_inference_mode_enabled(): check_can_train(self)
+    return super(DropConnectTabularModel, self).train(mode)
 
 @patch
 def forward(self:DropConnectTabularModel, x_cat, x_cont=None):

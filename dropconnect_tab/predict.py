@@ -17,6 +17,7 @@ from fastai.learner import Learner
 from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 
+from .data import target_vocab
 from .layers import DropConnectLinear
 from .masks import unwrap
 from .members import no_average
@@ -78,9 +79,17 @@ class _Samples(Callback):
 
 def _n_members(learn): return getattr(unwrap(learn.model), 'members', 1)
 
+def _rows_of(dls, ds_idx):
+    "The loader `dls[ds_idx]`; a `ValueError` where it has no rows"
+    loaders,full = dls.loaders,[f', or ds_idx={i}' for i,dl in enumerate(dls.loaders) if dl.n != 0]
+    if ds_idx in range(-len(loaders), len(loaders)) and loaders[ds_idx].n != 0: return loaders[ds_idx]
+    raise ValueError(f"ds_idx={ds_idx!r}: the learner has no {'validation' if ds_idx == 1 else 'such'} rows: give "
+                     f"dl=learn.dls.test_dl(df){''.join(full)}")
+
 def _collect(learn, ds_idx, dl, n, summary):
     "What `summary` makes of `n` predictions for each row, rows in their order, and the targets"
-    if dl is None: dl = learn.dls[ds_idx]
+    if dl is None: dl = _rows_of(learn.dls, ds_idx)
+    elif getattr(dl, 'n', None) == 0: raise ValueError("the loader in `dl` has no rows: give one with some")
     samples = _Samples(n, _n_members(learn), getcallable(learn.loss_func, 'activation'), summary)
     targs = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=noop, reorder=False, cbs=samples)[1]
     return *(torch.cat(o) for o in zip(*samples.res)),targs
@@ -107,7 +116,7 @@ def get_preds_dist(self:Learner,
     seed:int=None, # Seed of those masks; the global generator is left as it was. None: go on with the global generator
 ) -> tuple: # Regression: mean, std (rows × outputs), targs. Classification: probs, entropy, mutual_info (rows), targs
     "Predictive distribution of members, of masks that stay on (Wan et al. 2013; Gal and Ghahramani 2016), or of both"
-    n,classes = _n_draws(self, n, seed),bool(getattr(self.dls, 'vocab', None))
+    n,classes = _n_draws(self, n, seed),bool(target_vocab(self.dls))
     labels = classes and _is_sigmoid(getcallable(self.loss_func, 'activation'))
     summary = _summarise_labels if labels else _summarise_classes if classes else _summarise_numbers
     devices = [self.dls.device] if self.dls.device is not None and torch.device(self.dls.device).type=='cuda' else []

@@ -20,13 +20,14 @@ from fastcore.meta import noop
 from torch import nn
 
 from .exported import ABOUT, RowEncoder, RowPredictor, as_json, check_suffix, load_predictor
+from .data import ByValue, target_vocab
 from .fold import fold
 from .frame import FillGaps
 from .masks import unwrap
 from .members import MemberLoss
 
 # %% ../nbs/14_serve.ipynb #c3a2e5f2
-_PROCS = Categorify,FillMissing,Normalize,FillGaps,Categorize,EncodedMultiCategorize,RegressionSetup
+_PROCS = Categorify,FillMissing,Normalize,FillGaps,ByValue,Categorize,EncodedMultiCategorize,RegressionSetup
 
 def _categories(to, cats, fill):
     "What a `RowEncoder` needs to know about the categorical columns"
@@ -80,7 +81,7 @@ class Predictor(RowPredictor):
         to = learn.dls.train_ds
         if not isinstance(to, TabularPandas):
             raise ValueError(f"a predictor needs a learner on a TabularPandas, not on a {type(to).__name__}")
-        super().__init__(row_encoder(to), list(learn.dls.vocab) if getattr(learn.dls, 'vocab', None) else None)
+        super().__init__(row_encoder(to), list(target_vocab(learn.dls) or []) or None)
         if extra := [type(o).__name__ for o in learn.dls.train.after_batch.fs if not isinstance(o, ReadTabBatch)]:
             raise ValueError(f"a predictor does not support the batch transforms {extra}: use learn.get_preds")
         loss_func,model = deepcopy(learn.loss_func),unwrap(learn.model)
