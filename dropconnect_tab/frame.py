@@ -447,7 +447,7 @@ def check_errors(errors): return check_choice('errors', errors, ('raise','gap'))
 def _warn_of_lost(lost):
     "One warning for all columns: `lost` has name, example and count of each"
     n,some = sum(o[2] for o in lost),[f"{value!r} in column {name!r}" for name,value,_ in lost[:3]]
-    warnings.warn(f"{_count(n, 'value')} could not be read, and count as missing values: {', '.join(some)}"
+    warnings.warn(f"{_count(n, 'value')} could not be read, and became missing: {', '.join(some)}"
                   + ', ...'*(len(lost) > 3))
 
 # %% ../nbs/09_frame.ipynb #ef5d0bbe
