@@ -137,11 +137,11 @@ _MONTHS = 'january february march april may june july august september october n
 _SHAPES = {'%Y':r'(?P<Y>\d{4})', '%y':r'(?P<y>\d\d)', '%m':r'(?P<m>\d{1,2})', '%d':r'(?P<d>\d{1,2})(?:st|nd|rd|th)?',
            '%b':r'(?P<b>[a-z]{3,9})\.?'}
 _WEEKDAY = r'(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?'
-_CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2}):?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](?P<f>\d+))?)?\s*(?:(?P<p>[ap])\.?m\.?)?'
-          r'\s*(?:z|[a-z]{3,4}|[+-]\d\d(?::?\d\d)?)?)?')
+_CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2})(?::?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](?P<f>\d+))?)?)?'
+          r'\s*(?:(?P<p>[ap])\.?m\.?)?\s*(?:z|[a-z]{3,4}|[+-]\d\d(?::?\d\d)?)?)?')
 
 _IN_NUMBERS = '%Y{0}%m{0}%d','%m{0}%d{0}%Y','%d{0}%m{0}%Y','%m{0}%d{0}%y','%d{0}%m{0}%y','%y{0}%m{0}%d'
-_WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y'
+_WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y','%Y{0}%b'
 _FORMATS = (  # with points between numbers, the day is before the month if it can be
     *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m.%d.%Y',
     *(o.format(sep) for sep in ('-','/','.',' ','') for o in _WITH_NAMES), '%b %d, %Y', '%d %b, %Y', '%b-%y',
@@ -152,7 +152,7 @@ def _date_pattern(how):
     shape = re.sub('%[a-zA-Z]', lambda m: _SHAPES[m[0]], re.escape(how).replace(r'\ ', r'\s+'))
     if '%d' not in how or how == '%Y%m%d':  # months and bare digits: 2001-2 may be a term
         shape = shape.replace(r'\d{4}', r'(?:19|20)\d\d').replace('{1,2}', '{2}')
-    return re.compile(_WEEKDAY + shape + _CLOCK, re.I)
+    return re.compile(_WEEKDAY + shape + _CLOCK*('%d' in how), re.I)
 
 def _month(name): return next((i for i,o in enumerate(_MONTHS, 1) if o.startswith(name.lower())), 0)
 
@@ -170,10 +170,10 @@ class _DateFormat(NamedTuple):
         o = found.groupdict()
         year = int(o.get('Y') or o['y'])
         if o.get('y'): year += 1900 if year >= 50 else 2000  # rows of the past are more than those of the future
-        hour = int(o['H'] or 0)
-        if o['p'] and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
-        try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), int(o.get('d') or 1), hour,
-                             int(o['M'] or 0), int(o['S'] or 0), int((o['f'] or '0')[:6].ljust(6, '0')))
+        day,hour,minute,second = (int(o.get(k) or low) for k,low in dict(d=1, H=0, M=0, S=0).items())
+        if o.get('p') and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
+        try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), day, hour, minute, second,
+                             int((o.get('f') or '0')[:6].ljust(6, '0')))
         except ValueError: return None
 
 def _read_all(how, texts):

@@ -67,7 +67,7 @@ def test_days_without_zeros_in_front(how):
     assert TableColumns(df)(df).d_Elapsed.tolist() == ((DAYS-pd.Timestamp(0)).dt.total_seconds()).tolist()
 
 
-@pytest.mark.parametrize('how', ['%b-%Y', '%B %Y', '%b-%y', '%Y-%m', '%m/%Y'])
+@pytest.mark.parametrize('how', ['%b-%Y', '%B %Y', '%b-%y', '%Y-%m', '%m/%Y', '%Y %b'])
 def test_months_are_their_first_days(how):
     df = frame(DAYS.dt.strftime(how))
     first = DAYS.dt.to_period('M').dt.to_timestamp()
@@ -84,6 +84,13 @@ def test_years_of_two_digits():
 def test_terms_and_seasons_are_no_months(write):
     df = frame([write.format(o) for o in range(1990, 2010)])
     assert TableColumns(df).kinds == {'d': 'category'}
+
+
+@pytest.mark.parametrize('how', ['%Y-%m-%d %H', '%Y-%m-%dT%H', '%m/%d/%Y %I%p', '%d.%m.%Y %I %p'])
+def test_clocks_without_minutes(how):
+    true = frame(MOMENTS.dt.floor('h'), None)
+    df = frame(true.d.dt.strftime(how))
+    assert TableColumns(df)(df).equals(TableColumns(true)(true))
 
 
 def test_parts_of_a_second_and_clocks_that_come_and_go():
