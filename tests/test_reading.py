@@ -212,6 +212,11 @@ def test_whole_numbers_with_a_comma_for_thousands():
     assert TableColumns(df)(df).d.tolist() == [*range(900, 9000, 70)]
 
 
+def test_commas_as_in_india():
+    df = frame([f'₹{o//100_000},{o//1000 % 100:02},{o % 1000:03}' for o in range(100_000, 999_999, 12_345)])
+    assert TableColumns(df)(df).d.tolist() == [*range(100_000, 999_999, 12_345)]
+
+
 def test_brackets_of_accountants_are_minus_signs():
     df = frame([f'({o:,})' if i % 3 else f'{o:,}' for i, o in enumerate(range(100, 6000, 70))])
     assert TableColumns(df)(df).d.tolist() == [-o if i % 3 else o for i, o in enumerate(range(100, 6000, 70))]
