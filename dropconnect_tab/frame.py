@@ -191,8 +191,8 @@ _UNIT = r"""[^\W\d_][^\d()]{0,19}(?:(?<=[a-z])[23])?|[%‰°+"'′″$€£¥₹
 _MARKS = {'.':",'’\u00a0\u202f", ',':".'’\u00a0\u202f "}  # decimal sign → what may be between thousands
 _AMOUNTS = {p:re.compile(
     rf"(?P<sign>[-+−]?)\s*(?P<before>{_CURRENCY})?\s*(?P<minus>[-−]?)"
-    rf"(?P<digits>(?:\d+|[1-9]\d{{0,2}}(?:[{marks}]\d{{2,3}})*[{marks}]\d{{3}})(?:[{p}]\d*)?|[{p}]\d+)(?P<power>[eE][+-]?\d+)?"
-    rf"\s*(?P<after>{_UNIT})?") for p,marks in _MARKS.items()}
+    rf"(?P<digits>(?:\d+|[1-9]\d{{0,2}}(?:[{marks}]\d{{2,3}})*[{marks}]\d{{3}})(?:[{p}]\d*)?|[{p}]\d+)"
+    rf"(?P<power>[eE][+-]?\d+)?\s*(?P<after>{_UNIT})?") for p,marks in _MARKS.items()}
 
 def _amount(text, point='.'):
     "The number and the unit that `text` says, None where it says no number; in brackets it is below zero"
