@@ -46,6 +46,7 @@ def _dense(col):
     if what in ('date','datetime','datetime64'): return pd.Series(_moments(col), col.index, name=col.name)
     return pd.to_timedelta(col) if what.startswith('timedelta') else col
 
+# %% ../nbs/09_frame.ipynb #d7e0ab0a
 def _note(lost, name, values, read):
     "Note in `lost` how many `values` of a column are not missing, and could not be `read`; and the first of them"
     bad = [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
@@ -316,6 +317,7 @@ def how_to_read(name, col, asked, max_card):
     if not (how := _read_as_numbers(values, False)): _warn_of_strings(name, values, len(col), found)
     return how
 
+# %% ../nbs/09_frame.ipynb #d7e0ab09
 def _text(v, how):
     "`v` without blanks around it, None for a blank; a whole number as a string where days are written so (20200131)"
     if isinstance(v, str): return v.strip() or None
