@@ -46,6 +46,7 @@ def _dense(col):
     if what in ('date','datetime','datetime64'): return pd.Series(_moments(col), col.index, name=col.name)
     return pd.to_timedelta(col) if what.startswith('timedelta') else col
 
+# %% ../nbs/09_frame.ipynb #d7e0ab0a
 def _note(lost, name, values, read):
     "Note in `lost` how many `values` of a column are not missing, and could not be `read`; and the first of them"
     bad = [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
@@ -137,11 +138,11 @@ _MONTHS = 'january february march april may june july august september october n
 _SHAPES = {'%Y':r'(?P<Y>\d{4})', '%y':r'(?P<y>\d\d)', '%m':r'(?P<m>\d{1,2})', '%d':r'(?P<d>\d{1,2})(?:st|nd|rd|th)?',
            '%b':r'(?P<b>[a-z]{3,9})\.?'}
 _WEEKDAY = r'(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?'
-_CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2}):?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](?P<f>\d+))?)?\s*(?:(?P<p>[ap])\.?m\.?)?'
-          r'\s*(?:z|[a-z]{3,4}|[+-]\d\d(?::?\d\d)?)?)?')
+_CLOCK = (r'(?:(?:[t:]|,?\s+)(?P<H>\d{1,2})(?::?(?P<M>\d\d)(?::?(?P<S>\d\d)(?:[.,](?P<f>\d+))?)?)?'
+          r'\s*(?:(?P<p>[ap])\.?m\.?)?\s*(?:z|[a-z]{3,4}|[+-]\d\d(?::?\d\d)?)?)?')
 
 _IN_NUMBERS = '%Y{0}%m{0}%d','%m{0}%d{0}%Y','%d{0}%m{0}%Y','%m{0}%d{0}%y','%d{0}%m{0}%y','%y{0}%m{0}%d'
-_WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y'
+_WITH_NAMES = '%d{0}%b{0}%Y','%d{0}%b{0}%y','%b{0}%d{0}%Y','%Y{0}%b{0}%d','%b{0}%Y','%Y{0}%b'
 _FORMATS = (  # with points between numbers, the day is before the month if it can be
     *(o.format(sep) for sep in '-/' for o in _IN_NUMBERS), '%Y.%m.%d', '%d.%m.%Y', '%d.%m.%y', '%m.%d.%Y',
     *(o.format(sep) for sep in ('-','/','.',' ','') for o in _WITH_NAMES), '%b %d, %Y', '%d %b, %Y', '%b-%y',
@@ -152,7 +153,7 @@ def _date_pattern(how):
     shape = re.sub('%[a-zA-Z]', lambda m: _SHAPES[m[0]], re.escape(how).replace(r'\ ', r'\s+'))
     if '%d' not in how or how == '%Y%m%d':  # months and bare digits: 2001-2 may be a term
         shape = shape.replace(r'\d{4}', r'(?:19|20)\d\d').replace('{1,2}', '{2}')
-    return re.compile(_WEEKDAY + shape + _CLOCK, re.I)
+    return re.compile(_WEEKDAY + shape + _CLOCK*('%d' in how), re.I)
 
 def _month(name): return next((i for i,o in enumerate(_MONTHS, 1) if o.startswith(name.lower())), 0)
 
@@ -170,10 +171,10 @@ class _DateFormat(NamedTuple):
         o = found.groupdict()
         year = int(o.get('Y') or o['y'])
         if o.get('y'): year += 1900 if year >= 50 else 2000  # rows of the past are more than those of the future
-        hour = int(o['H'] or 0)
-        if o['p'] and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
-        try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), int(o.get('d') or 1), hour,
-                             int(o['M'] or 0), int(o['S'] or 0), int((o['f'] or '0')[:6].ljust(6, '0')))
+        day,hour,minute,second = (int(o.get(k) or low) for k,low in dict(d=1, H=0, M=0, S=0).items())
+        if o.get('p') and 1 <= hour <= 12: hour = hour%12 + 12*(o['p'] in 'pP')
+        try: return datetime(year, int(o['m']) if o.get('m') else _month(o['b']), day, hour, minute, second,
+                             int((o.get('f') or '0')[:6].ljust(6, '0')))
         except ValueError: return None
 
 def _read_all(how, texts):
@@ -191,8 +192,8 @@ _UNIT = r"""[^\W\d_][^\d()]{0,19}(?:(?<=[a-z])[23])?|[%‰°+"'′″$€£¥₹
 _MARKS = {'.':",'’\u00a0\u202f", ',':".'’\u00a0\u202f "}  # decimal sign → what may be between thousands
 _AMOUNTS = {p:re.compile(
     rf"(?P<sign>[-+−]?)\s*(?P<before>{_CURRENCY})?\s*(?P<minus>[-−]?)"
-    rf"(?P<digits>(?:\d+|[1-9]\d{{0,2}}(?:[{marks}]\d{{3}})+)(?:[{p}]\d*)?|[{p}]\d+)(?P<power>[eE][+-]?\d+)?"
-    rf"\s*(?P<after>{_UNIT})?") for p,marks in _MARKS.items()}
+    rf"(?P<digits>(?:\d+|[1-9]\d{{0,2}}(?:[{marks}]\d{{2,3}})*[{marks}]\d{{3}})(?:[{p}]\d*)?|[{p}]\d+)"
+    rf"(?P<power>[eE][+-]?\d+)?\s*(?P<after>{_UNIT})?") for p,marks in _MARKS.items()}
 
 def _amount(text, point='.'):
     "The number and the unit that `text` says, None where it says no number; in brackets it is below zero"
@@ -316,6 +317,7 @@ def how_to_read(name, col, asked, max_card):
     if not (how := _read_as_numbers(values, False)): _warn_of_strings(name, values, len(col), found)
     return how
 
+# %% ../nbs/09_frame.ipynb #d7e0ab09
 def _text(v, how):
     "`v` without blanks around it, None for a blank; a whole number as a string where days are written so (20200131)"
     if isinstance(v, str): return v.strip() or None
@@ -447,7 +449,7 @@ def check_errors(errors): return check_choice('errors', errors, ('raise','gap'))
 def _warn_of_lost(lost):
     "One warning for all columns: `lost` has name, example and count of each"
     n,some = sum(o[2] for o in lost),[f"{value!r} in column {name!r}" for name,value,_ in lost[:3]]
-    warnings.warn(f"{_count(n, 'value')} could not be read, and count as missing values: {', '.join(some)}"
+    warnings.warn(f"{_count(n, 'value')} could not be read, and became missing: {', '.join(some)}"
                   + ', ...'*(len(lost) > 3))
 
 # %% ../nbs/09_frame.ipynb #ef5d0bbe

@@ -67,7 +67,7 @@ def test_days_without_zeros_in_front(how):
     assert TableColumns(df)(df).d_Elapsed.tolist() == ((DAYS-pd.Timestamp(0)).dt.total_seconds()).tolist()
 
 
-@pytest.mark.parametrize('how', ['%b-%Y', '%B %Y', '%b-%y', '%Y-%m', '%m/%Y'])
+@pytest.mark.parametrize('how', ['%b-%Y', '%B %Y', '%b-%y', '%Y-%m', '%m/%Y', '%Y %b'])
 def test_months_are_their_first_days(how):
     df = frame(DAYS.dt.strftime(how))
     first = DAYS.dt.to_period('M').dt.to_timestamp()
@@ -84,6 +84,13 @@ def test_years_of_two_digits():
 def test_terms_and_seasons_are_no_months(write):
     df = frame([write.format(o) for o in range(1990, 2010)])
     assert TableColumns(df).kinds == {'d': 'category'}
+
+
+@pytest.mark.parametrize('how', ['%Y-%m-%d %H', '%Y-%m-%dT%H', '%m/%d/%Y %I%p', '%d.%m.%Y %I %p'])
+def test_clocks_without_minutes(how):
+    true = frame(MOMENTS.dt.floor('h'), None)
+    df = frame(true.d.dt.strftime(how))
+    assert TableColumns(df)(df).equals(TableColumns(true)(true))
 
 
 def test_parts_of_a_second_and_clocks_that_come_and_go():
@@ -205,6 +212,11 @@ def test_whole_numbers_with_a_comma_for_thousands():
     assert TableColumns(df)(df).d.tolist() == [*range(900, 9000, 70)]
 
 
+def test_commas_as_in_india():
+    df = frame([f'₹{o//100_000},{o//1000 % 100:02},{o % 1000:03}' for o in range(100_000, 999_999, 12_345)])
+    assert TableColumns(df)(df).d.tolist() == [*range(100_000, 999_999, 12_345)]
+
+
 def test_brackets_of_accountants_are_minus_signs():
     df = frame([f'({o:,})' if i % 3 else f'{o:,}' for i, o in enumerate(range(100, 6000, 70))])
     assert TableColumns(df)(df).d.tolist() == [-o if i % 3 else o for i, o in enumerate(range(100, 6000, 70))]
@@ -299,7 +311,7 @@ def test_rows_that_cannot_be_read_are_gaps_where_asked_for():
     df = wide()
     columns = TableColumns(df)
     with pytest.raises(ValueError, match="'size' is not made of numbers|'sold' was read"): columns(shifted(df))
-    with pytest.warns(UserWarning, match="4 values could not be read, .* missing values: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
+    with pytest.warns(UserWarning, match="4 values could not be read, and became missing: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
     assert len(said) == 1
     other = np.arange(60) != 2
     gone = [o for o in columns.cont_names if o != 'price']  # there it is the number of rooms
