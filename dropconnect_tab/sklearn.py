@@ -139,7 +139,7 @@ class _DropConnectEstimator(BaseEstimator):
         opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single net, of logits for classes; None: mean squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # Keep the epoch after the rate's peak with the lowest validation loss, and stop early?
+        early_stopping:bool=False, # Keep the epoch of lowest validation loss after the rate's peak, and stop early?
         valid_pct:float=0.1, # Part of the rows set aside for that, where `fit` gets no `X_val`
         patience:int=5, # Epochs after the rate's peak without a lower loss before `early_stopping` stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`

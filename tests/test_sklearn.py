@@ -347,8 +347,8 @@ def test_the_best_epoch_is_kept(cls):
     make(cls, n_epoch=20, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
     assert len(seen) == 10
     seen.clear()
-    make(cls, n_epoch=15, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 15
+    make(cls, n_epoch=9, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 9
 
 
 @pytest.mark.parametrize('n_epoch, first', [(1, 0), (3, 0), (4, 1), (9, 2), (12, 3)])
