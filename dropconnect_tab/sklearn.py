@@ -87,9 +87,9 @@ class _WeightedLoss(MemberLoss):
 # %% ../nbs/16_sklearn.ipynb #6575b1f1
 class _KeepBest(TrackerCallback):
     """Go back to the weights of the epoch with the lowest validation loss, and stop once `patience` are no better;
-    epochs before the part `start` of the training do not count"""
+    epochs within the part `start` of the training do not count"""
     order = 60
-    def __init__(self, patience=5, start=.5):
+    def __init__(self, patience=5, start=.25):  # where fastai's one-cycle schedule has its peak
         super().__init__(monitor='valid_loss')
         self.patience,self.start = patience,start
 
@@ -98,7 +98,7 @@ class _KeepBest(TrackerCallback):
         super().before_fit()
 
     def after_epoch(self):
-        if self.epoch+1 < self.start*self.n_epoch: return
+        if self.epoch+1 <= self.start*self.n_epoch: return
         super().after_epoch()
         self.waited = 0 if self.new_best else self.waited+1
         if self.new_best: self.state = deepcopy(self.model.state_dict())
@@ -142,9 +142,9 @@ class _DropConnectEstimator(BaseEstimator):
         opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single net, of logits for classes; None: mean squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # Keep the second half's best epoch on validation rows, stop when others are no better?
+        early_stopping:bool=False, # Keep the epoch of lowest validation loss after the rate's peak, and stop early?
         valid_pct:float=0.1, # Part of the rows set aside for that, where `fit` gets no `X_val`
-        patience:int=5, # Epochs of the second half without a lower loss before `early_stopping` stops
+        patience:int=5, # Epochs after the rate's peak without a lower loss before `early_stopping` stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
@@ -247,8 +247,8 @@ def _compare_with_constant(self:_DropConnectEstimator):
     errors = self._errors(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
     for name,(what,net,whose,constant) in zip(train, errors):
         if net > constant: warnings.warn(
-            f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, {constant:.4g}: "
-            f"try fewer epochs than n_epoch={self.n_epoch}, a lower lr than {self.lr}, or more rows")
+            f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, "
+            f"{constant:.4g}: try fewer epochs than n_epoch={self.n_epoch}, a lower lr than {self.lr}, or more rows")
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
@@ -427,8 +427,8 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
     def _errors(self, train, weights, valid, preds, valid_weights):
         if not takes_target_scale(self.loss_func): return
         power,scale = loss_power(self.loss_func),self._shift_scale[1]
-        what,whose,constant = ('root mean squared error',"the mean's",np.average(train, 0, weights)) if power == 2 else (
-            'mean absolute error',"the median's",np.median(train, 0))
+        if power == 2: what,whose,constant = 'root mean squared error',"the mean's",np.average(train, 0, weights)
+        else: what,whose,constant = 'mean absolute error',"the median's",np.median(train, 0)
         def error(o): return scale*np.average(np.abs(o-valid)**power, 0, valid_weights)**(1/power)
         for net,of_constant,spread in zip(error(preds), error(constant), np.ptp(train, 0)):
             yield what,net,whose,of_constant if spread else np.inf

@@ -333,27 +333,27 @@ def test_the_best_epoch_is_kept(cls):
     df, y = rows()
     seen = []
     class Spoil(Callback):
-        "Ruins the net after an epoch of the second half, and for a while of the first"
+        "Ruins the net after the first epoch that counts, and for a while before"
         order = 100
         def before_epoch(self):
             seen.append(self.epoch)
-            if self.epoch > 9 or 3 < self.epoch < 6: [p.data.mul_(10) for p in self.model.parameters()]
+            if self.epoch > 5 or 1 < self.epoch < 4: [p.data.mul_(10) for p in self.model.parameters()]
     y = target(cls, y)
     est = make(cls, n_epoch=20, early_stopping=True, patience=2, cbs=Spoil()).fit(df, y)
-    assert seen == [*range(12)]
+    assert seen == [*range(8)]
     losses = [o[1] for o in est.learner_.recorder.values]
-    assert np.isclose(est.learner_.validate()[0], min(losses[9:]), rtol=1e-4)
+    assert np.isclose(est.learner_.validate()[0], min(losses[5:]), rtol=1e-4)
     seen.clear()
     make(cls, n_epoch=20, early_stopping=True, patience=4, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 14
+    assert len(seen) == 10
     seen.clear()
-    make(cls, n_epoch=15, cbs=[Spoil()]).fit(df, y)
-    assert len(seen) == 15
+    make(cls, n_epoch=9, cbs=[Spoil()]).fit(df, y)
+    assert len(seen) == 9
 
 
-@pytest.mark.parametrize('n_epoch, first', [(1, 0), (2, 0), (3, 1), (4, 1), (9, 4), (10, 4)])
-def test_only_epochs_of_the_second_half_count(n_epoch, first):
-    "The first epoch is by far the best, and is not kept unless it is in the second half"
+@pytest.mark.parametrize('n_epoch, first', [(1, 0), (3, 0), (4, 1), (9, 2), (12, 3)])
+def test_only_epochs_after_the_peak_of_the_rate_count(n_epoch, first):
+    "The first epoch is by far the best, and is not kept if the rate still rises"
     df, y = rows(60)
     class Spoil(Callback):
         order = 100
