@@ -67,7 +67,7 @@ def _check_alone(self:DropConnectCallback, masks):
     others = [cb._masks for cb in self.learn.cbs if isinstance(cb, DropConnectCallback) and cb is not self and cb._lent]
     for n,l in masks.linears.items():
         if any(l is o for m in others for o in m.linears.values()): raise ValueError(
-            f"{n!r} is masked by another DropConnectCallback: leave one of the two out, or give them different `layers`")
+            f"{n!r} is masked by another DropConnectCallback: leave one of them out, or give them other `layers`")
         if not masks.kind.drawn_once and type(l) is masks.kind.layer: raise ValueError(
             f"{n!r} is a {type(l).__name__}, which draws masks of its own: leave the callback out, or this layer, with "
             "`layers`")

@@ -123,7 +123,7 @@ class TabTensorDL(TabDataLoader):
         if same and isinstance(res, TabTensorDL): res._store = self._store  # made when it is first needed
         return res
 
-    to_detach = staticmethod(to_detach)  # fastai asks the loader for it, which has the categories of a column by its name
+    to_detach = staticmethod(to_detach)  # else a categorical column of this name would be taken for it
     def __getstate__(self): return {**self.__dict__, '_store':{}}
 
 # %% ../nbs/08_data.ipynb #f77db296
@@ -209,7 +209,8 @@ def fast_dls(
             raise ValueError(f"fast_dls takes loaders of a TabularPandas, not a {type(dl).__name__}")
         own = vars(dl)  # fastai looks for missing attributes among the categorical columns
         wgts = own.get('wgts')
-        if isinstance(dl, TabWeightedDL) and (wgts is None or not len(wgts) or np.ptp(wgts) == 0): wgts = None  # what fastai gives all
+        # Equal weights are what fastai gives all
+        if isinstance(dl, TabWeightedDL) and (wgts is None or not len(wgts) or np.ptp(wgts) == 0): wgts = None
         n = None if dl.n == len(dl.dataset) else dl.n
         same = dict(wgts=wgts, n=n, num_workers=0, table_device=own.get('table_device'))
         return dl.new(cls=TabTensorDL, **same | kwargs)

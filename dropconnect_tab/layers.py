@@ -310,7 +310,8 @@ def _norm_like(layer, n, state):
 def _for_members(layer, k):
     "`layer` for `k` members"
     if isinstance(layer, nn.BatchNorm1d): return _norm_like(layer, layer.num_features*k, lambda t: t.repeat(k))
-    if isinstance(layer, nn.Linear): return MemberLinear(k, layer.in_features, layer.out_features, layer.bias is not None)
+    if isinstance(layer, nn.Linear):
+        return MemberLinear(k, layer.in_features, layer.out_features, layer.bias is not None)
     return layer if _treats_each_number(layer) else EachMember(copy.deepcopy(layer) for _ in range(k))
 
 def _of_member(layer, i, k):
