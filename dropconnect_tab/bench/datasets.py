@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np, pandas as pd, sklearn.datasets
 from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularPandas
 from fastai.tabular.core import cont_cat_split
+from fastcore.basics import patch
 
 from .files import home_path, read_csv, read_description
 from ..checks import check_choice
@@ -83,21 +84,23 @@ class Dataset:
             "leave its rows out, or split otherwise")
         return pd.Categorical(y, self.classes).codes.astype(np.int64)
 
-    def slice(self, # The latest 15% where rows have `times`, else a random 15%, unless `slice_idx` says which
-        name:str='slice', # What is added to the name of the split
-    ):
-        "The training rows as a dataset of their own, with a slice of them as its test rows: to choose settings on"
-        train,held = np.asarray(self.train_idx),self.slice_idx
-        if held is None and self.times is None:
-            held = np.random.default_rng(0).permutation(train)[:round(.15*len(train))]
-        elif held is None:
-            times = self.times.iloc[train]
-            held = train[times >= times.sort_values().iloc[-round(.15*len(train))]]
-        rest = np.setdiff1d(train, held)
-        if not (len(rest) and len(held)): raise ValueError(
-            f"{self.name}, split {self.split}: a slice of its {len(train)} training rows leaves {len(rest)} to train "
-            f"on and {len(held)} to choose by: give more rows, or `slice_idx`")
-        return replace(self, split=f'{self.split}-{name}', train_idx=rest, test_idx=np.sort(held), slice_idx=None)
+# %% ../../nbs/bench/01_datasets.ipynb #73941779
+@patch
+def slice(self:Dataset, # The latest 15% where rows have `times`, else a random 15%, unless `slice_idx` says which
+    name:str='slice', # What is added to the name of the split
+):
+    "The training rows as a dataset of their own, with a slice of them as its test rows: to choose settings on"
+    train,held = np.asarray(self.train_idx),self.slice_idx
+    if held is None and self.times is None:
+        held = np.random.default_rng(0).permutation(train)[:round(.15*len(train))]
+    elif held is None:
+        times = self.times.iloc[train]
+        held = train[times >= times.sort_values().iloc[-round(.15*len(train))]]
+    rest = np.setdiff1d(train, held)
+    if not (len(rest) and len(held)): raise ValueError(
+        f"{self.name}, split {self.split}: a slice of its {len(train)} training rows leaves {len(rest)} to train "
+        f"on and {len(held)} to choose by: give more rows, or `slice_idx`")
+    return replace(self, split=f'{self.split}-{name}', train_idx=rest, test_idx=np.sort(held), slice_idx=None)
 
 # %% ../../nbs/bench/01_datasets.ipynb #bdc60fe3
 def tabular(
