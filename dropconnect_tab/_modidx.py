@@ -508,6 +508,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported.RowPredictor._refuse': ( 'exported.html#rowpredictor._refuse',
                                                                                              'dropconnect_tab/exported.py'),
+                                          'dropconnect_tab.exported.RowPredictor.answers_to': ( 'exported.html#rowpredictor.answers_to',
+                                                                                                'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported.RowPredictor.predict': ( 'exported.html#rowpredictor.predict',
                                                                                              'dropconnect_tab/exported.py'),
                                           'dropconnect_tab.exported.RowPredictor.x_names': ( 'exported.html#rowpredictor.x_names',

@@ -177,7 +177,10 @@ class RowPredictor:
         "Predictions and decisions: two arrays, one entry for each row"
         if not isinstance(rows, (dict,pd.Series,pd.DataFrame)):
             raise ValueError(f"a {type(rows).__name__} is not a row: give a dict, a Series or a DataFrame")
-        cats,conts = self.encoder(rows)
+        return self.answers_to(*self.encoder(rows), bs)
+
+    def answers_to(self, cats, conts, bs=1024):
+        "Predictions and decisions for codes and numbers of rows; a `ValueError` where a prediction is not finite"
         blocks = [self._run(cats[i:i+bs], conts[i:i+bs]) for i in range(0, max(len(cats), 1), bs)]
         res = blocks[0] if len(blocks) == 1 else [np.concatenate(o) for o in zip(*blocks)]
         if not np.isfinite(res[0]).all(): self._refuse(res[0], conts)

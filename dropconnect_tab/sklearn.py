@@ -326,8 +326,7 @@ def _preds(self:_DropConnectEstimator, X):
     # In a block of rows that is not full the last digit depends on a row's place: fill it up with the last row
     cats,conts = _encoded(self._predictor.encoder, rows)
     filled = np.arange(len(rows) + -len(rows)%64).clip(max=len(rows)-1)
-    preds = [self._predictor._run(cats[o], conts[o])[0] for o in np.split(filled, range(1024, len(filled), 1024))]
-    return np.concatenate(preds)[:len(rows)].astype(np.float64)
+    return self._predictor.answers_to(cats[filled], conts[filled])[0][:len(rows)].astype(np.float64)
 
 @patch
 def predict_dist(self:_DropConnectEstimator,
