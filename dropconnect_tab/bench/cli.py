@@ -14,6 +14,7 @@ import torch
 
 from .bulldozers import bulldozers_table
 from .methods import METHODS, Method, read_method, read_setting
+from .packaged import load_packaged, packaged
 from .report import format_masks, report
 from .runs import check_experiment, run_methods, table_folder
 from .synthetic import write_synthetic
@@ -107,13 +108,15 @@ def run_from_shell(p, run, args):
 
 # %% ../../nbs/bench/07_cli.ipynb #7a7a0005
 def _load_table(table, folder):
-    if not (str(table) in tables or str(table).endswith('.toml')):
-        raise ValueError(f"table={str(table)!r}: give a .toml file for a CSV, or one of {', '.join(tables)}")
-    res = load_table(table, folder) if str(table) in tables else read_table(table)
+    if str(table) in packaged: res = load_packaged(str(table))
+    elif str(table) in tables: res = load_table(table, folder)
+    elif str(table).endswith('.toml'): res = read_table(table)
+    else: raise ValueError(
+        f"table={str(table)!r}: give a .toml file for a CSV, or one of {', '.join([*tables, *packaged])}")
     return res,{},'log loss' if res.classes else 'RMSE'
 
 def run_table(
-    table:str, # Name of one of `tables`, or a TOML file as `read_table` takes it
+    table:str, # Name of one of `tables` or `packaged`, or a TOML file as `read_table` takes it
     folder=None, # Folder of the table's file, where it is one of `tables` that has one
     arms:list=('default','fastai','rf'), # Methods to run, or their names
     seeds:int=3, # Number of seeds for each arm
@@ -130,7 +133,8 @@ def run_table(
 def arena_main(args=None):
     "Command line of `run_table`"
     p = run_parser('dropconnect-arena', "Tabular nets and trees on a table of your own.", ['default','fastai','rf'])
-    p.add_argument('--table', required=True, help=f"a .toml file that describes a CSV, or one of {', '.join(tables)}")
+    p.add_argument('--table', required=True, help=
+                   f"a .toml file that describes a CSV, or one of {', '.join([*tables, *packaged])}")
     p.add_argument('--folder', default=None, help="folder of the table's file, where it is not of scikit-learn's")
     run_from_shell(p, run_table, args)
 
