@@ -17,12 +17,14 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.tabular.all import Categorify
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
@@ -80,6 +82,9 @@ def frames(table):
     to = tabular(table, [Categorify, FillGaps])
     found = [pd.DataFrame({i: o.xs[c].to_numpy() for i, c in enumerate(o.xs)}) for o in (to.train, to.valid)]
     return *found, [len(to.classes[o]) for o in to.cat_names]
+
+
+def hgb_takes_a_slice(): return 'X_val' in signature(HistGradientBoostingRegressor.fit).parameters
 
 
 def how_to_stop(name, test, y):
@@ -189,6 +194,8 @@ def check(args, known):
     for kind, names, choices in (('dataset', args.datasets, DATASETS), ('method', args.methods, known)):
         for o in names:
             if o not in choices: raise ValueError(f"{kind} {o!r} is unknown: choose some of {', '.join(choices)}")
+    if 'hgb' in args.methods and not hgb_takes_a_slice():
+        raise ValueError("hgb needs scikit-learn 1.7, whose `fit` takes a slice: update it, or give other --methods")
     if args.folder is None and (needed := [o for o in args.datasets if o in IN_FILES]):
         raise ValueError(f"{needed[0]} is in a file: give the folder that holds it, or other --datasets")
 

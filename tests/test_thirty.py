@@ -11,6 +11,7 @@ from dropconnect_tab.bench.runs import errors, read_runs
 
 @pytest.fixture
 def thirty(monkeypatch):
+    pytest.importorskip('sklearn', '1.7', reason="hgb has no slice before scikit-learn 1.7")
     monkeypatch.syspath_prepend(str(root/'benchmarks'))
     import thirty
     return thirty
