@@ -118,6 +118,8 @@ def _read(name):
         f"{o.shape[1]}: install {known}")
     for c in (o.y_name, *o.drop, *o.codes, *([o.date] if o.date else [])):
         if c not in df: raise ValueError(f"dataset {name!r} of {there} does not have the column {c!r}: install {known}")
+    floats = list(df.select_dtypes('floating'))
+    df[floats] = df[floats] + 0.  # no -0.0, of which pandas 2 and 3 make different fingerprints
     return df.drop(columns='rownames', errors='ignore').dropna(subset=[o.y_name]).reset_index(drop=True)
 
 # %% ../../nbs/bench/01a_packaged.ipynb #da7a0014
