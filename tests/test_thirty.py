@@ -32,7 +32,8 @@ def test_boosted_trees_stop_where_the_slice_is_best(thirty, monkeypatch, name, n
     def error(rounds): return errors(fit(rounds=rounds)['pred'], part.targets(part.test_idx), measure)[measure]
     rounds = fit()['rounds']
     assert 1 <= rounds < thirty.ROUNDS
-    assert error(rounds) <= min(error(max(1, rounds-20)), error(rounds+20))*1.01, "give or take what their number changes"
+    few, more = (error(o) for o in (max(1, rounds//4), rounds+5))
+    assert error(rounds) <= min(few, more)*1.02  # CatBoost's trees depend on their number
     pred = thirty.fit_boosted(name, table, 0, native=native, rounds=rounds)['pred']
     assert pred.shape == (80, len(table.classes or [0])) and np.isfinite(pred).all()
 
