@@ -14,6 +14,7 @@ import torch
 
 from .bulldozers import bulldozers_dataset
 from .methods import METHODS, Method, read_method, read_setting
+from .packaged import load_packaged, packaged
 from .report import format_masks, report
 from .runs import check_experiment, run_methods, dataset_folder
 from .synthetic import write_synthetic
@@ -109,13 +110,15 @@ def run_from_shell(p, run, args):
 
 # %% ../../nbs/bench/07_cli.ipynb #7a7a0005
 def _load_dataset(dataset, folder):
-    if not (str(dataset) in datasets or str(dataset).endswith('.toml')):
-        raise ValueError(f"dataset={str(dataset)!r}: give a .toml file for a CSV, or one of {', '.join(datasets)}")
-    res = load_dataset(dataset, folder) if str(dataset) in datasets else read_dataset(dataset)
+    if str(dataset) in packaged: res = load_packaged(str(dataset))
+    elif str(dataset) in datasets: res = load_dataset(dataset, folder)
+    elif str(dataset).endswith('.toml'): res = read_dataset(dataset)
+    else: raise ValueError(f"dataset={str(dataset)!r}: give a .toml file for a CSV, or one of "
+                           f"{', '.join([*datasets, *packaged])}")
     return res,{},'log loss' if res.classes else 'RMSE'
 
 def run_dataset(
-    dataset:str, # Name of one of `datasets`, or a TOML file as `read_dataset` takes it
+    dataset:str, # Name of one of `datasets` or `packaged`, or a TOML file as `read_dataset` takes it
     folder=None, # Folder of the dataset's file, where it is one of `datasets` that has one
     methods:list=('default','fastai','rf'), # Methods to run, or their names
     seeds:int=3, # Number of seeds for each method
@@ -133,7 +136,7 @@ def arena_main(args=None):
     "Command line of `run_dataset`"
     p = run_parser('dropconnect-arena', "Tabular nets and trees on a dataset of your own.", ['default','fastai','rf'])
     p.add_argument('--dataset', '--table', required=True, help=
-                   f"a .toml file that describes a CSV, or one of {', '.join(datasets)}")
+                   f"a .toml file that describes a CSV, or one of {', '.join([*datasets, *packaged])}")
     p.add_argument('--folder', default=None, help="folder of the dataset's file, where it is not of scikit-learn's")
     run_from_shell(p, run_dataset, args)
 
