@@ -252,6 +252,7 @@ def _compare_with_constant(self:_DropConnectEstimator):
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
+# %% ../nbs/16_sklearn.ipynb #e57d211a
 @patch
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
@@ -385,6 +386,7 @@ def _target_numbers(y):
         if 'float()' not in str(e) and 'to float' not in str(e): raise
         raise ValueError(f"y is not made of numbers: {e}; for classes take DropConnectClassifier") from None
 
+# %% ../nbs/16_sklearn.ipynb #c4296e0b
 class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn regressor, of one target or several"
     _of_learner = *_DropConnectEstimator._of_learner,'y_range','y_scale'
@@ -467,6 +469,7 @@ def _labels(y):
     y = column_or_1d(y, warn=True)
     return pd.Series(y).infer_objects().to_numpy() if y.dtype == object else y
 
+# %% ../nbs/16_sklearn.ipynb #d7ed7f0a
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
     def _vocab(self): return self.classes_.tolist()
@@ -502,14 +505,6 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
 
     def _rescaled(self, y): return y
 
-    def _errors(self, train, weights, valid, preds, valid_weights):
-        loss = getattr(self.loss_func, 'func', self.loss_func)
-        if loss is not None and not (isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None): return
-        codes,rates = valid[:,0],np.bincount(train[:,0], weights, len(self.classes_))
-        def log_loss(p): return -np.average(np.log(p.clip(1e-15)), 0, valid_weights)
-        net,base = preds[np.arange(len(codes)),codes],rates[codes]/rates.sum()
-        yield 'log loss',log_loss(net),"the base rate's",log_loss(base)
-
     def _shaped(self, o, shifted=True): return o
 
     def predict_proba(self,
@@ -529,3 +524,13 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def score(self, X, y, sample_weight=None):
         "Share of rows whose class is right"
         return super().score(X, _labels(y), sample_weight)
+
+# %% ../nbs/16_sklearn.ipynb #d7ed7f0b
+@patch
+def _errors(self:DropConnectClassifier, train, weights, valid, preds, valid_weights):
+    loss = getattr(self.loss_func, 'func', self.loss_func)
+    if loss is not None and not (isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None): return
+    codes,rates = valid[:,0],np.bincount(train[:,0], weights, len(self.classes_))
+    def log_loss(p): return -np.average(np.log(p.clip(1e-15)), 0, valid_weights)
+    net,base = preds[np.arange(len(codes)),codes],rates[codes]/rates.sum()
+    yield 'log loss',log_loss(net),"the base rate's",log_loss(base)
