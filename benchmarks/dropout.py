@@ -1,6 +1,6 @@
-"""How much dropout do the learner's nets want, by the number of training rows? And what do few inputs a unit do there?
+"""How much dropout do the learner's nets want, by the number of training rows? And what do few inputs per neuron do there?
 
-Tried on slices of training rows, with few inputs a unit and with all (`weight_p=0`).
+Tried on slices of training rows, with few inputs per neuron and with all (`weight_p=0`).
 
 The small tables are cut into training rows and slice eight times, at random; of the larger ones, random rows are taken,
 and the latest where rows have times are the slice. Three of them are there twice, with their numbers to predict cut

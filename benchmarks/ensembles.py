@@ -103,7 +103,7 @@ def main():
         base = next(iter(found.values()))
         rows = [[k, f'{v:.2f}', f'{v/base:.2f}'] for k, v in found.items()]
         lines += [f'## Beside {title}', '', *markdown(['fit', 'seconds', 'ratio'], rows)]
-    lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 units, on the same batches of 256, with '
+    lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 neurons, on the same batches of 256, with '
               'the optimizers of `dropconnect_learner`; MB',
               'after a step (weights, gradients, state of the optimizer), and at the peak of a step.', '']
     rows = []

@@ -1,7 +1,7 @@
-"""What a unit should start with: error against the number of its inputs, on slices of training rows of eight tables.
+"""What a neuron should start with: error against the number of its inputs, on slices of training rows of eight tables.
 
 Every fit is `dropconnect_learner` as it comes, but for what its arm says, and for four things that were its defaults
-once: a start from two columns a unit, layers of 400 and 200 units, and embeddings of categories that start as small as
+once: a start from two columns per neuron, layers of 400 and 200 neurons, and embeddings of categories that start as small as
 fastai's and are the same for all members; `weight_p=0` is its dense twin. A study is a group of arms on some tables.
 
 A line for each fit goes to OUT/runs.jsonl, the tables to OUT/inputs.md and the pictures to OUT/inputs.png and
@@ -68,7 +68,7 @@ SOME = ['bulldozers-codes', 'bike-crossed', 'california']
 # --- Arms: name → what `dropconnect_learner` is told, and `start`, `scaled`, `epochs`, `rows`, `cbs` ---
 
 def start(first, later, unit='weight'):
-    "Inputs (or table columns) that a unit of the first and of later layers starts with; None: all"
+    "Inputs (or table columns) that a neuron of the first and of later layers starts with; None: all"
     return dict(start=(first, later), unit=unit)
 
 
@@ -117,7 +117,7 @@ BEYOND = {**{k: dict(cbs=[v], **DEFAULTS) for k, v in CALLBACKS.items()},
           '1 to 8 columns, by member': dict(by_member=BY_MEMBER, **DEFAULTS, **DENSE),
           **{k: v for o in ([400, 200], [800, 400])
              for k, v in both(f'larger embeddings, layers={o}', emb_std=None, layers=o).items()}}
-# Members with embeddings of categories of their own, and how many columns their units want
+# Members with embeddings of categories of their own, and how many columns their neurons want
 OWN = both('own embeddings', own_embeds=True, **DEFAULTS)
 
 
@@ -165,7 +165,7 @@ def fractions(learn, unit, first, later):
 
 
 def start_members(learn, columns, seed):
-    "Let each member of a dense net start with a number of columns, and of units, of its own"
+    "Let each member of a dense net start with a number of columns, and of neurons, of its own"
     groups, gen = learn.model.column_groups, torch.Generator().manual_seed(seed)
     for l in list(find_linears(learn.model).values())[:-1]:
         for w, k in zip(l.weight.data, columns):
@@ -255,11 +255,11 @@ def reference_of(study, arm):
 def inputs_table(out):
     "The studies as Markdown"
     found = by_seed(read_jsonl(out/'runs.jsonl'))
-    lines = ['# What a unit should start with', '',
+    lines = ['# What a neuron should start with', '',
              'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
              "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
-             'Columns are those of the table, for the first layer; later layers start with two units. Layers have 400 '
-             'and 200 units where nothing else is said, and embeddings of categories start with a standard deviation '
+             'Columns are those of the table, for the first layer; later layers start with two neurons. Layers have 400 '
+             'and 200 neurons where nothing else is said, and embeddings of categories start with a standard deviation '
              "of 0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
              "layers, embeddings with a dense net in fastai's layers, what might come on top and embeddings of "
              "members' own with larger embeddings in fastai's layers, starts with such own embeddings with a dense net "
@@ -295,7 +295,7 @@ def write_picture(axs, ylabel, path):
 
 
 def draw(out):
-    "Error relative to the dense net against what a unit starts with: single inputs, and table columns"
+    "Error relative to the dense net against what a neuron starts with: single inputs, and table columns"
     found = by_seed(read_jsonl(out/'runs.jsonl'))
     _, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
     for ax, what, ticks in zip(axs, ('columns', 'inputs'), ([1, 2, 4, 8], [1, 2, 4, 8, 16, 64])):
@@ -303,7 +303,7 @@ def draw(out):
             def error(k): return relative(found, t, 'few inputs' if (what, k) == ('columns', 2) else f'{k} {what}')
             points = [(k, x.mean()) for k in ticks if len(x := error(k))]
             if points: ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
-        label_axis(ax, ticks, xlabel=f'{what} that a unit of the first layer starts with')
+        label_axis(ax, ticks, xlabel=f'{what} that a neuron of the first layer starts with')
     write_picture(axs, 'error relative to the dense net, %', out/'inputs.png')
 
 
@@ -311,7 +311,7 @@ def draw_embeddings(out):
     "Error relative to fastai's dense net against how large embeddings start: few inputs, and dense"
     found, reference = by_seed(read_jsonl(out/'runs.jsonl')), 'dense, layers=[200,100]'
     _, axs = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained', sharey=True)
-    for ax, prefix, title in zip(axs, ('', 'dense, '), ('a start from two columns a unit', 'a dense start')):
+    for ax, prefix, title in zip(axs, ('', 'dense, '), ('a start from two columns per neuron', 'a dense start')):
         arms = {.01: f'{prefix}layers=[200,100]', **{k: f'{prefix}emb_std={k}' for k in SIZES_OF_EMBEDDINGS}}
         for i, t in enumerate(STEADY):
             points = [(k, x.mean()) for k, arm in arms.items() if len(x := relative(found, t, arm, reference))]

@@ -1,6 +1,6 @@
 """Do eight masked members beat one net, eight dense members, eight nets one after the other, and TabM?
 
-All nets have hidden layers of 200 and 100 units (TabM two of 256) and no embeddings of numbers; each arm may try the
+All nets have hidden layers of 200 and 100 neurons (TabM two of 256) and no embeddings of numbers; each arm may try the
 same number of settings (learning rate, weight decay, and its own) on a slice of the training rows. Results go to
 OUT/<table>-<split>/. Folders given as --with come into the table `members.md`, too: the sales of bulldozers, where
 layers, epochs and batches were searched as well (`benchmarks/bulldozers_2012.sh`).

@@ -4,7 +4,7 @@ Each variant changes one thing of the start, which has everything that might pay
 the defaults: dropout of embeddings and a weight decay of 0.1. Its dropout is 0.1 everywhere; how much small tables want
 is asked in dropout.py. The start's bins are quantiles alone; edges at common values, which `bin_edges` adds, are a
 variant. It says what the defaults were when these results were made: half of the weights dropped, layers of 400 and
-200 units, embeddings that members share and that start as fastai's do. Results go to OUT/runs.jsonl, a line for
+200 neurons, embeddings that members share and that start as fastai's do. Results go to OUT/runs.jsonl, a line for
 each fit, and the table of mean errors to OUT/settings.md. What is there is not repeated.
 
     python benchmarks/settings.py FOLDER --out results/settings

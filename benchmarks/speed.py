@@ -1,7 +1,7 @@
 """Where the time of an epoch goes, and how long an answer takes: side by side, in one run.
 
 Synthetic sales in the form of the Bulldozers file: its number of rows, its cardinalities, and all of its columns that
-say something of a machine (`own_features`), in batches of 1,024, through a net with layers of 500 and 250 units.
+say something of a machine (`own_features`), in batches of 1,024, through a net with layers of 500 and 250 neurons.
 Everything is measured in interleaved repeats, and medians are reported:
 
 - the loaders alone, over an epoch of all rows;

@@ -20,7 +20,7 @@ def net(layers=(12, 6), seed=3, **kwargs):
 
 
 def draw_views():
-    "Which inputs each unit of the first hidden layer sees"
+    "Which inputs each neuron of the first hidden layer sees"
     kinds = {"a dense net": dict(weight_p=0), "weight_p=0.8": dict(weight_p=.8),
              "weight_p=0.8, unit='feature'": dict(weight_p=.8, unit='feature')}
     fig, axs = plt.subplots(1, 3, figsize=(11, 3.6), layout='constrained')
@@ -33,7 +33,7 @@ def draw_views():
         ax.set(title=title, yticks=[.5, 11.5], yticklabels=[])
         ax.tick_params(length=0)
         ax.invert_yaxis()
-    axs[0].set_ylabel("units of the first hidden layer")
+    axs[0].set_ylabel("neurons of the first hidden layer")
     fig.savefig(images/'views.png', dpi=130)
 
 

@@ -29,7 +29,7 @@ def _leaves(module):
 def _is_linear(m): return type(m) is nn.Linear or getattr(m, 'folds', False)
 
 def _affine(m, k=1):
-    "Scale and shift, (members or 1, units), of a batch norm or of the target's scale"
+    "Scale and shift, (members or 1, neurons), of a batch norm or of the target's scale"
     if type(m) is TargetScale: return m.std.double()[None],m.mean.double()[None]
     if m.running_mean is None: raise _CannotFold
     scale = (m.running_var.double()+m.eps).rsqrt()
@@ -60,7 +60,7 @@ def _fold_layers(layers, k, scale, shift):
     return res
 
 class _MemberMaps(nn.Module):
-    "The linear maps of members: (members, rows, inputs) → (members, rows, units)"
+    "The linear maps of members: (members, rows, inputs) → (members, rows, neurons)"
     def __init__(self, weight, bias):
         super().__init__()
         self.register_buffer('weight', weight.transpose(1,2).contiguous())
@@ -69,14 +69,14 @@ class _MemberMaps(nn.Module):
 
 # %% ../nbs/13_fold.ipynb #b2f1d4e9
 def _of_categories(embeds, weight):
-    "Lines of the categories of each column, (categories, units of all); `weight` is (members, units, widths of all)"
+    "Lines of the categories of each column, (categories, neurons of all); `weight` is (members, neurons, widths of all)"
     parts = weight.split([e.embedding_dim for e in embeds], -1) if len(embeds) else ()
-    # (categories, members or 1, width) · (members, units, width)
+    # (categories, members or 1, width) · (members, neurons, width)
     return [torch.einsum('cmw,muw->cmu', e.weight.double().view(len(e.weight), -1, e.embedding_dim), w).flatten(1)
             for e,w in zip(embeds, parts)]
 
 def _of_bins(emb, weight):
-    "Left edges, (columns, bins), lines there and slopes, (columns, bins, units); `weight` is (units, columns, width)"
+    "Left edges, (columns, bins), lines there and slopes, (columns, bins, neurons); `weight` is (neurons, columns, width)"
     emb = copy.deepcopy(emb).double()
     slopes,biases,high = emb.embed.impl.weight,emb.embed.impl.bias,emb.high[:,None]
     lefts = torch.full_like(slopes, torch.inf)  # a column with fewer bins has none there
@@ -88,8 +88,8 @@ def _of_bins(emb, weight):
 
 # %% ../nbs/13_fold.ipynb #b2f1d4ea
 class _LookUp(nn.Module):
-    "A first linear layer behind embeddings: codes and numbers → (rows, units of all members)"
-    def __init__(self, model, weight, bias): # (members, units, inputs), (members, units)
+    "A first linear layer behind embeddings: codes and numbers → (rows, neurons of all members)"
+    def __init__(self, model, weight, bias): # (members, neurons, inputs), (members, neurons)
         super().__init__()
         emb,n_emb,n_cont = getattr(model, 'cont_embed', None),model.n_emb,model.n_cont
         lines = _of_categories(model.embeds, weight[...,:n_emb])

@@ -17,7 +17,7 @@ from .predict import as_tensors, collect_member_preds, interval_coverage
 
 # %% ../nbs/15_interpret.ipynb #0829478c
 @patch
-def sparsity(self:Learner) -> pd.DataFrame: # layer, shape ([members,] units, inputs), weight_p, zeros, zero fraction
+def sparsity(self:Learner) -> pd.DataFrame: # layer, shape ([members,] neurons, inputs), weight_p, zeros, zero fraction
     "What was dropped from each `nn.Linear` at the start, and how many weights are exactly 0 now"
     masks = getattr(unwrap(self.model), 'weight_masks', None)
     return pd.DataFrame(report_zeros(find_linears(self.model), masks.weight_p if masks else {}))
@@ -45,14 +45,14 @@ def _static_masks(learn):
     return masks
 
 def _of_member(masks, name, member):
-    "Weights and keep-mask (units, inputs) of a layer, of one member where there are several"
+    "Weights and keep-mask (neurons, inputs) of a layer, of one member where there are several"
     w,keep = masks.linears[name].weight.detach().cpu(),masks.keeps[name].cpu()
     if w.ndim == 2: return w,keep
     if not 0 <= member < len(w): raise ValueError(f"member={member!r}: there are {len(w)}, counted from 0")
     return w[member],keep[member]
 
 def _mask_image(w, keep):
-    "Blue where kept, orange where dropped, darker where larger: (units, inputs, 3)"
+    "Blue where kept, orange where dropped, darker where larger: (neurons, inputs, 3)"
     size = (w.abs()/max(np.quantile(w.abs(), .99), 1e-12)).clamp(0, 1).numpy()[...,None]
     keep = keep.numpy()[...,None]
     pale,dark = np.where(keep, [.88,.93,.98], [1.,.92,.82]),np.where(keep, [.12,.35,.65], [.85,.4,.05])
@@ -82,7 +82,7 @@ def plot_masks(self:Learner,
     names=None, # Layers to plot; None: all that are masked
     axs=None, # Axes to draw on, one for each layer; None: a new figure
 ): # The axes
-    "Weights of each masked layer, units × inputs: blue where kept, orange where dropped, darker where larger"
+    "Weights of each masked layer, neurons × inputs: blue where kept, orange where dropped, darker where larger"
     masks = _static_masks(self)
     for o in names or []: check_choice('name', o, list(masks.linears))
     names = names or list(masks.linears)

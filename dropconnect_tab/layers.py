@@ -15,7 +15,7 @@ from torch import nn
 
 from .checks import check_choice, check_weight_p
 
-# Axes: K members, U units of one member, I inputs of one member, B rows
+# Axes: K members, U neurons of one member, I inputs of one member, B rows
 
 # %% ../nbs/01_layers.ipynb #b96be0b1
 def n_members(weight):
@@ -41,12 +41,12 @@ def linear(
 
 # %% ../nbs/01_layers.ipynb #489e5ebb
 class MemberLinear(nn.Linear):
-    "The linear layers of `members` nets: weight (members, units, inputs), bias (members, units)"
+    "The linear layers of `members` nets: weight (members, neurons, inputs), bias (members, neurons)"
     folds = True # At inference only a linear map?
     def __init__(self,
         members:int, # Number of nets
         in_features:int, # Number of inputs of each
-        out_features:int, # Number of units of each
+        out_features:int, # Number of neurons of each
         bias:bool=True, # Learn an additive bias?
         **kwargs
     ):
@@ -109,7 +109,7 @@ FITS = 0.2 # Zeros are a mask if their number differs from that of `weight_p` by
 STRAY = 0.01 # Zeros are an accident if they are at most this part of a weight
 
 def find_zeros(weight, groups=None):
-    "What is exactly 0: (..., units, inputs), or (..., units, groups) where all of a group is"
+    "What is exactly 0: (..., neurons, inputs), or (..., neurons, groups) where all of a group is"
     zeros = weight.detach() == 0
     return zeros if groups is None else torch.stack([o.all(-1) for o in zeros.split(groups, -1)], -1)
 
@@ -237,7 +237,7 @@ class DropConnectLinear(nn.Linear):
     "`nn.Linear` that drops other weights at every training forward (Wan et al. 2013); its checkpoint is `nn.Linear`'s"
     def __init__(self,
         in_features:int, # Number of inputs
-        out_features:int, # Number of units
+        out_features:int, # Number of neurons
         bias:bool=True, # Learn an additive bias? It is never dropped
         *,
         weight_p:float=0.5, # Fraction of weights to drop, in [0, 1)
@@ -275,7 +275,7 @@ def from_linear(cls:DropConnectLinear,
 
 # %% ../nbs/01_layers.ipynb #a6fd75ae
 class EachMember(nn.ModuleList):
-    "The layers of several nets that are no part of one product: each takes and gives (rows, units)"
+    "The layers of several nets that are no part of one product: each takes and gives (rows, neurons)"
     def forward(self, x): # (1, K·U, B)
         x = x[0].unflatten(0, (len(self),-1))
         return torch.cat([m(x[i].T).T for i,m in enumerate(self)])[None]

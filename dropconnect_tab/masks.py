@@ -32,7 +32,7 @@ def _revive(keep, generator):
 
 # %% ../nbs/02_masks.ipynb #8ef548f9
 def _draw(n_out, n_in, weight_p, generator):
-    "A keep-mask of one net, (units, inputs)"
+    "A keep-mask of one net, (neurons, inputs)"
     n = n_out*n_in
     n_keep = n - round(weight_p*n)
     if not n_keep:
@@ -45,12 +45,12 @@ def _draw(n_out, n_in, weight_p, generator):
     return keep
 
 def draw_mask(
-    shape:tuple, # Shape of the weight: (units, inputs), or (members, units, inputs)
+    shape:tuple, # Shape of the weight: (neurons, inputs), or (members, neurons, inputs)
     weight_p:float, # Fraction of the weights to drop, in [0, 1)
     generator:torch.Generator=None, # CPU generator to draw from; None draws from the global one
     groups:list=None, # Widths of adjacent inputs that are dropped together, as those of a column; sum: inputs
 ) -> torch.Tensor: # Bool keep-mask of `shape` on the CPU, `True` = kept
-    "Draw a keep-mask that drops `round(weight_p * n)` of n weights, or (unit, group) pairs, as many in each unit ±1"
+    "Draw a keep-mask that drops `round(weight_p * n)` of n weights, or (neuron, group) pairs, as many in each neuron ±1"
     *members,n_out,n_in = shape
     if groups is not None and sum(groups) != n_in:
         raise ValueError(f"groups={groups} sum to {sum(groups)}, but the weight has {n_in} inputs")
@@ -126,8 +126,8 @@ def column_groups(model):
 def few_inputs(
     n_in:int, # Inputs of a layer
     groups:list=None, # Widths of the columns that enter it; None: it is a later layer, or columns are unknown
-) -> float: # `weight_p`; 0 where a unit has no more inputs than that
-    "The default of a trainable mask: a unit starts with four columns, or with two inputs"
+) -> float: # `weight_p`; 0 where a neuron has no more inputs than that
+    "The default of a trainable mask: a neuron starts with four columns, or with two inputs"
     return max(0., 1 - 4/len(groups) if groups else 1 - 2/n_in)
 
 # %% ../nbs/02_masks.ipynb #f2d20a05
@@ -143,7 +143,7 @@ class LayerMask:
 
     @property
     def n_drop(self):
-        "How many weights, or (unit, group) pairs, are dropped"
+        "How many weights, or (neuron, group) pairs, are dropped"
         w = self.linear.weight
         n_in = w.shape[-1] if self.groups is None else len(self.groups)
         return n_members(w)*round(self.weight_p*(w.shape[-2]*n_in))

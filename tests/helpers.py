@@ -22,7 +22,7 @@ def fork_server():
     return ctx
 
 
-wide_cats = 'shop', 'day', 'band', 'cheap'  # with two numbers more columns than a unit starts with
+wide_cats = 'shop', 'day', 'band', 'cheap'  # with two numbers more columns than a neuron starts with
 
 
 def make_df(n=400, seed=0):

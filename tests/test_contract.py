@@ -469,7 +469,7 @@ def test_each_argument_of_the_callback(dls):
 @pytest.mark.parametrize('door', [partial(plain_learner, layers=layers), lambda dls, **kw: plain(dls, DropConnectCallback(**kw))])
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_what_is_dropped_unless_told_otherwise(tmp_path, door, mask):
-    "A start leaves a unit four table columns, or two units; masks that stay on drop half of the weights"
+    "A start leaves a neuron four table columns, or two neurons; masks that stay on drop half of the weights"
     learn = door(make_dls(cat=wide_cats, path=tmp_path), mask=mask)
     seen = []
     class Spy(Callback):

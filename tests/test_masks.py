@@ -102,7 +102,7 @@ def test_read_mask_of_groups():
 
 
 @pytest.mark.parametrize('kwargs, zeros', [
-    (dict(), [200, 180, 0]),  # two inputs a unit
+    (dict(), [200, 180, 0]),  # two inputs per neuron
     (dict(weight_p=0.5), [120, 100, 0]),
     (dict(weight_p=0.8), [192, 160, 0]),
     (dict(weight_p=[0.8, 0.1]), [192, 20, 0]),
@@ -196,7 +196,7 @@ def test_unit_feature():
 
 
 def kept_columns(masks, name, widths):
-    "How many table columns each unit of a layer keeps"
+    "How many table columns each neuron of a layer keeps"
     return torch.stack([k.any(1) for k in masks.keeps[name].split(widths, 1)]).sum(0)
 
 

@@ -501,7 +501,7 @@ N, B = 20_000, torch.tensor([[.1, -.2], [.3, 0.], [-.4, 1.]])
 
 @pytest.fixture(params=['shared inputs', 'own inputs'])
 def xw(request):
-    "Two rows, weights of three members with two units, and a function that gives the inputs of `n` copies of the rows"
+    "Two rows, weights of three members with two neurons, and a function that gives the inputs of `n` copies of the rows"
     gen = torch.Generator().manual_seed(0)
     x, w = torch.randn(2, K, 6, generator=gen), torch.randn(K, 2, 6, generator=gen)
     if request.param == 'shared inputs': x = x[:, :1].expand(-1, K, -1)
@@ -512,7 +512,7 @@ def xw(request):
 
 
 def each_moment(x, w, p):
-    "Moments of each member alone, (rows, members, units): Wan et al. 2013, section 3.2"
+    "Moments of each member alone, (rows, members, neurons): Wan et al. 2013, section 3.2"
     means = [F.linear(x[:, i], w[i], B[i]) for i in range(K)]
     return torch.stack(means, 1), torch.stack([F.linear(x[:, i]**2, w[i]**2*p/(1-p)) for i in range(K)], 1)
 

@@ -252,7 +252,7 @@ ACTS = [nn.ReLU(inplace=True), nn.PReLU(), nn.PReLU(6), nn.LayerNorm(6), nn.Laye
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('act', ACTS, ids=str)
 def test_an_activation_gives_each_member_what_it_gives_a_single_net(act):
-    """For 4 rows, 6 (as many as units) and none; gradients reach the parameters of each member"""
+    """For 4 rows, 6 (as many as neurons) and none; gradients reach the parameters of each member"""
     net = member_net(act)
     for o in net.modules():
         if isinstance(o, (nn.PReLU, nn.LayerNorm)) and o.weight is not None: o.weight.data.uniform_(.1, 2)

@@ -29,7 +29,7 @@ def test_examples(tmp_path, monkeypatch):
     zeros = [[int((l.weight == 0).sum()) for l in find_linears(learn.model).values()] for learn in learners]
     n_in = learners[1].model.layers[0][0].in_features
     total = sum(l.weight.numel() for l in find_linears(learners[0].model).values())
-    assert sum(zeros[0]) < .02*total  # trainable: what is left belongs to units that no row has reached
+    assert sum(zeros[0]) < .02*total  # trainable: what is left belongs to neurons that no row has reached
     assert zeros[1] == [round(.8*200*n_in), 10_000, 0]
     assert zeros[2] == [100*n_in, 0, 0]
     assert [getattr(learn.model, 'members', 1) for learn in learners] == [8, 1, 1]

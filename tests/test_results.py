@@ -354,7 +354,7 @@ def test_what_is_said_of_members_embeddings(on_slices):
 
 
 def test_what_is_said_of_how_many_columns(on_slices):
-    "Beside embeddings of each member's own: four columns a unit, two, and what else was tried"
+    "Beside embeddings of each member's own: four columns per neuron, two, and what else was tried"
     changes, clear = on_slices
     dense = 'dense, own embeddings'
     two, four = (changes(o, dense) for o in ('own embeddings', 'own embeddings, 4 columns'))

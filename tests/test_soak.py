@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
         self.keeps = {} if mask == 'resampled' else WeightMasks(self.learn.model, weight_p, unit=unit, seed=3).draw()
         self.keys = list(self.learn.model.state_dict())
         groups = [e.embedding_dim for e in self.learn.model.embeds] + [1]*self.learn.model.n_cont
-        for n, keep in self.keeps.items():  # weights, or pairs of a unit and a column, are counted
+        for n, keep in self.keeps.items():  # weights, or pairs of a neuron and a column, are counted
             first = torch.tensor([0, *groups[:-1]]).cumsum(0)
             for k in keep if keep.ndim == 3 else [keep]:
                 pairs = k[:, first] if unit == 'feature' and n == 'layers.0.0' else k

@@ -164,7 +164,7 @@ def book_features(
 
 # %% ../../nbs/bench/02_bulldozers.ipynb #5578b05e
 def _class_range(text):
-    "The range of product classes in numbers, `low` and `high`, NaN where there is none; what unit depends on the group"
+    "The range of product classes in numbers, `low` and `high`, NaN where there is none; what neuron depends on the group"
     return text.astype('str').str.extract(r'- *(?P<low>[0-9.]+) *(?:to *(?P<high>[0-9.]+)|[+])').astype(float)
 
 # %% ../../nbs/bench/02_bulldozers.ipynb #e70df8a4

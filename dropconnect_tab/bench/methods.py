@@ -168,7 +168,7 @@ class _TabMNet(nn.Module):
 
 def fit_small_tabm(dataset, seed, device=None, tick=None, *, # As for `fit_fastai`
     epochs:int, bs:int, lr:float, wd:float, # As for `fit_fastai`
-    k:int, n_blocks:int, d_block:int, dropout:float, # Members, hidden layers, units of each, dropout
+    k:int, n_blocks:int, d_block:int, dropout:float, # Members, hidden layers, neurons of each, dropout
     bins:int, # Bins of the piecewise-linear embeddings of continuous columns; 0: none
 ) -> dict: # As `fit_fastai`
     "Fit TabM (Gorishniy et al., ICLR 2025) as the other nets are fitted"
