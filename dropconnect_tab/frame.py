@@ -378,7 +378,7 @@ def _kind(name, col, asked, max_card):
         if is_category and not _are_years(col): return 'category'
     return 'number' if len(np.unique(_numbers(name, col)[col.notna()])) > 1 else 'category'
 
-def _unit(name, col):
+def _divisor(name, col):
     "What numbers are divided by: their spread, where fastai's `Normalize`, which adds 1e-7, would lose it; else 1"
     std = np.nanstd(_numbers(name, col))
     return std if 0 < std < 1e-4 else 1.
@@ -400,7 +400,7 @@ class _Column:
         self.how = how_to_read(name, col, asked, max_card)
         col = self._read(col)
         self.kind = _kind(name, col, asked, max_card)
-        self.unit = _unit(name, col) if self.kind == 'number' else 1.
+        self.divisor = _divisor(name, col) if self.kind == 'number' else 1.
         self.is_plain = self.kind == 'number' and not self.how and not self.is_bool
         # Name → the ends of its numbers, None where it is a category
         self.parts = {name:None if self.kind == 'category' else (-np.inf, np.inf)}
@@ -418,7 +418,7 @@ class _Column:
         "Name → values of what the net gets of `col`"
         col = self._read(col, lost)
         if self.kind == 'category': return {self.name:self._warn_of_new(_labels(self.name, col, self.known))}
-        if self.kind == 'number': return {self.name:_numbers(self.name, col, lost)/self.unit}
+        if self.kind == 'number': return {self.name:_numbers(self.name, col, lost)/self.divisor}
         parts = _dateparts(self.name, _dates(self.name, col, lost), self.parts)
         return {o:_labels(o, parts[o]) if ends is None else np.clip(parts[o], *ends) for o,ends in self.parts.items()}
 
@@ -486,7 +486,7 @@ class TableColumns:
         types = dict(zip(df.columns, df.dtypes.tolist()))
         plain = [o for o in self.columns if o.is_plain and isinstance(t := types[o.name], np.dtype) and t.kind in 'iuf']
         values = df[[o.name for o in plain]].to_numpy(np.float64)
-        return {} if np.isinf(values).any() else {o.name:v/o.unit for o,v in zip(plain, values.T)}
+        return {} if np.isinf(values).any() else {o.name:v/o.divisor for o,v in zip(plain, values.T)}
 
     def __call__(self,
         df:pd.DataFrame, # Rows with the columns that the training rows had
