@@ -396,7 +396,8 @@ _WORDS = {**dict.fromkeys((True,'True','true','TRUE','1','1.0'), 'True'),
 class _Column:
     "One column of the training rows: what it is, and what the net gets of it"
     def __init__(self, name, col, asked, max_card):
-        self.name,self.is_bool = name,pd.api.types.infer_dtype(col, skipna=True) == 'boolean'
+        self.name = name
+        self.is_bool = asked != 'number' and pd.api.types.infer_dtype(col, skipna=True) == 'boolean'
         self.how = how_to_read(name, col, asked, max_card)
         col = self._read(col)
         self.kind = _kind(name, col, asked, max_card)

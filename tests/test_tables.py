@@ -117,6 +117,11 @@ def test_bundled_tables_need_no_folder(name, classes, tmp_path):
 
 # --- any CSV --------------------------------------------------------------------------------------------------------
 
+# What becomes of the column `sold`, as in the estimators
+SOLD = dict(cats=[f'sold_{o}' for o in ('Month', 'Week', 'Dayofweek', 'Is_month_end', 'Is_month_start', 'Is_quarter_end',
+                                        'Is_quarter_start')], conts=['sold_Day', 'sold_Dayofyear', 'sold_Elapsed'])
+
+
 def houses(n=200):
     "`price`, and columns of every kind; rows are not in the order of their dates"
     rng, df = np.random.default_rng(0), make_df(n)[['shop', 'size', 'price', 'cheap']]
@@ -138,8 +143,8 @@ def read(tmp_path):
 def test_a_table_of_two_lines(read):
     table, df = read(), houses()
     assert (table.name, table.split, table.columns, table.y_name) == ('my houses', 'random', 'all', 'price')
-    assert table.cat_names == ['shop', 'cheap', 'rooms', 'garden', 'sold'] and table.classes is table.times is None
-    assert table.cont_names == ['size', 'id', 'zip', 'year']
+    assert table.cat_names == ['shop', 'cheap', 'rooms', 'garden', *SOLD['cats']] and table.classes is table.times is None
+    assert table.cont_names == ['size', 'id', 'zip', *SOLD['conts'], 'year']
     assert np.array_equal(np.sort(np.r_[table.train_idx, table.test_idx]), np.arange(200))
     assert 25 < len(table.test_idx) < 55 and table.test_idx.max() > 150 > 50 > table.test_idx.min()
     assert np.allclose(table.df[['size', 'price']], df[['size', 'price']])
@@ -147,11 +152,11 @@ def test_a_table_of_two_lines(read):
 
 
 @pytest.mark.parametrize('line, changed', [
-    ('name = "homes"', dict(name='homes')), ('drop = ["id", "sold"]', dict(cats=-1, conts=-1)),
+    ('name = "homes"', dict(name='homes')), ('drop = ["id", "sold"]', dict(cats=-7, conts=-4)),
     ('categorical = ["zip", "year"]', dict(cats=2, conts=-2)), ('split = 0.5', dict(test=slice(80, 120))),
     ('continuous = ["rooms", "garden"]', dict(cats=-2, conts=2)), ('target = "cheap"', {}),
     ('split = "year"', dict(test=slice(40, 41), split='year')),
-    ('split = "sold"', dict(test=slice(40, 42), split='sold', cats=-1, conts=1))])
+    ('split = "sold"', dict(test=slice(40, 42), split='sold', cats=-7, conts=-2))])
 def test_each_key_does_what_it_says(read, line, changed):
     base, df = read(), houses()
     table = read(target='cheap') if line.startswith('target') else read(line)
@@ -165,7 +170,7 @@ def test_each_key_does_what_it_says(read, line, changed):
     test = changed.get('test', slice(25, 55))
     assert test.start <= len(table.test_idx) < test.stop
     names = [*table.cat_names, *table.cont_names]
-    assert len({*names}) == len(names) and {*table.df} == {*names, 'price'} <= {*df}
+    assert len({*names}) == len(names) and {*table.df} == {*names, 'price'} <= {*df, *SOLD['cats'], *SOLD['conts']}
     for o in ('zip', 'year', 'rooms', 'garden', 'id', 'sold'):
         if f'"{o}"' in line.partition('=')[2] and line.startswith(('drop', 'cat', 'cont')):
             assert (o in table.cat_names, o in table.cont_names) == (line.startswith('cat'), line.startswith('cont')), o
@@ -230,7 +235,7 @@ def test_a_net_can_be_fitted_on_a_table_of_ones_own(read):
     (['continuous = ["nope"]'], "has no column 'nope'"), (['drop = [3]'], "has no column 3"),
     (['split = "shop"'], "split='shop': the column holds neither numbers nor dates: "),
     (['categorical = ["zip", "id"]', 'continuous = ["id"]'], "has 'id' as categorical and as continuous: choose one"),
-    (['continuous = ["shop"]'], "column 'shop' of my houses is not made of numbers: make it a category, or leave it out")])
+    (['continuous = ["shop"]'], "column 'shop' is not made of numbers: ")])
 def test_descriptions_that_cannot_be(read, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines)
 
@@ -254,10 +259,10 @@ def test_files_that_are_not_there(read, tmp_path):
     (dict(sold=lambda d: d.sold.where(d.index > 2)), ['split = "sold"'], "split='sold': the column has gaps: fill or"),
     (dict(year=lambda d: d.year.where(d.index > 2)), ['split = "year"'], "split='year': the column has gaps: fill or"),
     (dict(sold='2020-01-01'), ['split = "sold"'], "split='sold' leaves 0 rows of .*houses.csv to train on, 200 to"),
-    (dict(zip=lambda d: d.zip.astype(str) + 'x'), ['continuous = ["zip"]'], "'zip' of .* is not made of numbers"),
-    (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' of .* has 1 infinite values: put numbers"),
-    (dict(size_na='yes'), [], "column 'size_na' of .* has the name of the flag for gaps in 'size': rename it"),
-    (dict(size=np.nan), [], "column 'size' of .*, split random, has no value in the training rows: leave it out")])
+    (dict(zip=lambda d: d.zip.astype(str).where(d.index > 2, 'none')), ['continuous = ["zip"]'], "'zip' is not made of numbers"),
+    (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' has infinite values: put a number"),
+    (dict(size_na='yes'), [], "column 'size_na' has the name of the flag for gaps in 'size': rename it"),
+    (dict(size=lambda d: d['size'].where(d.year > 2015)), ['split = "year"'], "column 'size' of .*, split year, has no value in the training rows: leave it out")])
 def test_columns_that_do_not_do(read, change, lines, match):
     with pytest.raises(ValueError, match=match): read(*lines, df=houses().assign(**change))
 

@@ -12,13 +12,12 @@ from functools import partial
 
 import numpy as np, pandas as pd, sklearn.datasets
 from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularPandas
-from fastai.tabular.core import cont_cat_split
 from fastcore.basics import patch
 
 from .files import home_path, read_csv, read_description
 from ..checks import check_choice
 from ..data import TabTensorDL, batch_size
-from ..frame import FillGaps, how_to_read, read_text
+from ..frame import FillGaps, TableColumns, how_to_read, read_text
 
 # %% ../../nbs/bench/01_datasets.ipynb #e8b0aa02
 def _check_numbers(dataset):
@@ -214,12 +213,16 @@ def _split(df, split, path):
     return np.flatnonzero(~test),np.flatnonzero(test),times
 
 # %% ../../nbs/bench/01_datasets.ipynb #e6e4f8c9
-def _kinds(df, spec, times):
-    "Names of the categories and of the numbers among the columns of `df`"
-    y,numbers = spec['target'],[*spec['continuous'], *([] if times is None else [spec['split']])]
-    _,guessed = cont_cat_split(df, max_card=20, dep_var=y)
-    chosen = {*spec['categorical'], *[o for o in guessed if o not in numbers]}
-    return [o for o in df if o in chosen and o != y],[o for o in df if o not in chosen and o != y]
+def _columns(df, spec, times):
+    "The columns as the estimators read them; names of categories, and of numbers"
+    y = spec['target']
+    X = df.drop(columns={y, *spec['drop']})
+    if X.empty: raise ValueError(f"{spec['path']} has no column but {y!r}: there is nothing to learn from")
+    cats,numbers = ([c for c in spec[o] if c in X] for o in ('categorical','continuous'))
+    if times is not None: numbers += [o for o in [spec['split']] if o in X and o not in (*cats,*numbers)]
+    read = TableColumns(X, cats, numbers)
+    if y in (*read.cat_names,*read.cont_names): raise ValueError(f"{y!r} is the target, and a part of a date: rename it")
+    return read(X),read.cat_names,read.cont_names
 
 # %% ../../nbs/bench/01_datasets.ipynb #5710c5da
 def read_dataset(
@@ -232,7 +235,6 @@ def read_dataset(
     train,test,times = _split(df, split, path)
     if times is not None and not pd.api.types.is_numeric_dtype(times):
         df[split] = (times-times.min())/pd.Timedelta(days=1)
-    df = df.drop(columns=[o for o in spec['drop'] if o != y])
-    cats,conts = _kinds(df, spec, times)
-    if not (cats or conts): raise ValueError(f"{path} has no column but {y!r}: there is nothing to learn from")
-    return Dataset(spec['name'], 'random' if times is None else split, 'all', df, y, cats, conts, train, test, times)
+    X,cats,conts = _columns(df, spec, times)
+    return Dataset(spec['name'], 'random' if times is None else split, 'all', X.assign(**{y:df[y]}), y, cats, conts,
+                   train, test, times)
