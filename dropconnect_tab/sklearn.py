@@ -89,7 +89,7 @@ class _KeepBest(TrackerCallback):
     """Go back to the weights of the epoch with the lowest validation loss, and stop once `patience` are no better;
     epochs within the part `start` of the training do not count"""
     order = 60
-    def __init__(self, patience=5, start=.25):  # where fastai's one-cycle schedule has its peak
+    def __init__(self, patience=5, start=.5):
         super().__init__(monitor='valid_loss')
         self.patience,self.start = patience,start
 
@@ -142,9 +142,9 @@ class _DropConnectEstimator(BaseEstimator):
         opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single net, of logits for classes; None: mean squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # Keep the epoch of lowest validation loss after the rate's peak, and stop early?
+        early_stopping:bool=False, # Keep the second half's epoch of lowest validation loss, and stop early?
         valid_pct:float=0.1, # Part of the rows set aside for that, where `fit` gets no `X_val`
-        patience:int=5, # Epochs after the rate's peak without a lower loss before `early_stopping` stops
+        patience:int=5, # Epochs of the second half without a lower loss before `early_stopping` stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
