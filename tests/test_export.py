@@ -512,6 +512,7 @@ def test_settings_that_are_no_json(files, tmp_path):
         with pytest.raises(ValueError, match='net.pt2'): load_predictor(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_a_path_from_the_home_folder(answer, suffix, tmp_path, monkeypatch):
     for o in ('HOME', 'USERPROFILE'): monkeypatch.setenv(o, str(tmp_path/'home'))
