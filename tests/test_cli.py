@@ -93,7 +93,7 @@ def test_defaults_end_to_end(tmp_path, capsys, monkeypatch):
     assert len(done.stdout.splitlines()) < 45 and len(re.findall(r'^default, seed \d: [\d.]+ in', done.stdout, re.M)) == 1
     masks = format_masks(list(res.values()))
     assert masks in done.stdout and re.search(r'^\| frozen +\| 50%', masks, re.M) and 'RMSE' not in done.stdout
-    assert 'dropconnect-arena --table' in done.stdout.split(masks)[1]
+    assert 'dropconnect-arena --dataset' in done.stdout.split(masks)[1]
     monkeypatch.chdir(tmp_path)
     main(['--epochs', '1', '--seeds', '1'])
     again = capsys.readouterr().out
@@ -325,11 +325,14 @@ def test_a_table_of_ones_own_may_be_called_synthetic(houses, capsys):
 
 
 def test_a_table_of_ones_own_from_a_shell(houses):
+    people = [f'person {i}' for i in range(200)]
+    make_df(200).assign(who=people).to_csv(houses.with_suffix('.csv'), index=False)
     done = shell(houses.parent, Path(sys.executable).parent/'dropconnect-arena', '--table', 'houses.toml', '--arms', 'rf',
                  '--seeds', 2, '--set', 'n_estimators=10', '--jobs', 2)
     assert done.returncode == 0, done.stderr
     assert 'houses, split random: 163 rows to train on, 37 to test on' in done.stdout and 'RMSE, mean of 2 seeds:' in done.stdout
     assert set(results(houses.parent/'runs'/'houses-random')) == {('rf', 0), ('rf', 1)}
+    assert re.search("^dropconnect-arena: UserWarning: column 'who' has 200 different strings", done.stderr, re.M)
 
 
 @pytest.mark.parametrize('args', [[], ['race'], ['--help']], ids=str)

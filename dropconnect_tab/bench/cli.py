@@ -7,10 +7,12 @@ __all__ = ['run_dataset', 'arena_main', 'run_bulldozers', 'bulldozers_main', 're
 
 # %% ../../nbs/bench/07_cli.ipynb #e93f9249
 import argparse, warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
+from fastai.learner import replacing_yield
 
 from .bulldozers import bulldozers_dataset
 from .methods import METHODS, Method, read_method, read_setting
@@ -98,12 +100,13 @@ def run_from_shell(p, run, args):
     for o in (DeprecationWarning, FutureWarning):  # warnings of packages about each other
         warnings.filterwarnings('ignore', category=o, module=r'(fastai|fastcore|fasttransform|plum|torch|joblib)\b')
     kwargs = vars(p.parse_args(args))
+    def told(message, category, *_): return f'{p.prog}: {category.__name__}: {message}\n'
     shared = {**dict(kwargs.pop('set')), **{k:v for k in ('epochs','weight_p') if (v:=kwargs.pop(k)) is not None}}
     kwargs['methods'] = [a for o in kwargs['methods'] for a in (METHODS if o=='all' else [o])]
     try:
         if taken := [k for k in shared if k in kwargs]: raise ValueError(
             f"no method has a setting {taken[0]!r}, which the command has: --{taken[0]}")
-        run(**kwargs, **shared)
+        with contextmanager(replacing_yield)(warnings, 'formatwarning', told): run(**kwargs, **shared)
     except (ValueError, OSError) as e: p.exit(2, f"{p.prog}: {e}\n")
     except KeyboardInterrupt:
         p.exit(130, f"\n{p.prog}: stopped; finished runs are kept, and the same command goes on from there\n")
