@@ -111,7 +111,7 @@ copies = {'deepcopy': copy.deepcopy, 'pickle': lambda o: pickle.loads(pickle.dum
 def zero_some(model, n=3):
     "As an optimizer with an L1 penalty does: `n` kept weights of each hidden layer are exactly 0"
     for l in hidden(model).values():
-        at = (l.weight != 0).nonzero()[::3][:n]  # some of a unit's, so that the neuron lives
+        at = (l.weight != 0).nonzero()[::3][:n]  # some of a neuron's, so that it lives
         l.weight.data[tuple(at.T)] = 0.
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dropconnect_tab.bench import packaged as module
 from dropconnect_tab.bench.cli import run_dataset
-from dropconnect_tab.bench.methods import Method
+from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.packaged import Packaged, load_packaged, packaged
 from dropconnect_tab.bench.datasets import datasets
 
@@ -128,7 +128,7 @@ def test_a_net_and_trees_can_be_fitted(name):
         seen = small.df[dataset.y_name].isin(small.classes).to_numpy()
         small = replace(small, test_idx=small.test_idx[seen[small.test_idx]])
     for method in ('fastai', 'default', 'rf'):
-        pred = Method(method, dict(epochs=1) if method != 'rf' else {}).fit(small, 0, 'cpu')['pred']
+        pred = METHODS[method].variant(**dict(epochs=1) if method != 'rf' else {}).fit(small, 0, 'cpu')['pred']
         assert pred.shape == (len(small.test_idx), len(small.classes or [0])) and np.isfinite(pred).all()
 
 
