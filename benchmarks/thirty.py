@@ -23,18 +23,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.tabular.all import Categorify
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from dropconnect_tab.bench.bulldozers import bulldozers_dataset
 from dropconnect_tab.bench.many import report_many
-from dropconnect_tab.bench.methods import METHODS as BENCH
+from dropconnect_tab.bench.methods import METHODS as BENCH, coded_frames
 from dropconnect_tab.bench.packaged import load_packaged, packaged
 from dropconnect_tab.bench.runs import errors, run_methods
-from dropconnect_tab.bench.datasets import load_dataset, tabular
-from dropconnect_tab.frame import FillGaps
+from dropconnect_tab.bench.datasets import load_dataset
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -77,13 +75,6 @@ def fit_net(name, dataset, seed, **settings):
     return BENCH[name].variant(**settings).fit(dataset, seed, 'cpu')
 
 
-def frames(dataset):
-    "Codes, then numbers, of the training and the test rows; number of values of each category"
-    to = tabular(dataset, [Categorify, FillGaps])
-    found = [pd.DataFrame({i: o.xs[c].to_numpy() for i, c in enumerate(o.xs)}) for o in (to.train, to.valid)]
-    return *found, [len(to.classes[o]) for o in to.cat_names]
-
-
 def hgb_takes_a_slice(): return 'X_val' in signature(HistGradientBoostingRegressor.fit).parameters
 
 
@@ -105,7 +96,7 @@ def how_to_read(name, sizes):
 def fit_boosted(name, dataset, seed, native=False, rounds=None):
     "Fit boosted trees. Without `rounds` the test rows, which are a slice then, stop the training and say how many"
     module, stem, rounds_name, kwargs = BOOSTED[name]
-    train, test, sizes = frames(dataset)
+    train, test, sizes = coded_frames(dataset)
     if native and name == 'xgb':
         types = {i: pd.CategoricalDtype(range(n)) for i, n in enumerate(sizes)}
         train, test = train.astype(types), test.astype(types)

@@ -144,7 +144,7 @@ def fit_default(dataset, seed, device=None, tick=None, *, # As for `fit_fastai`
     return _fit(learn, dataset, epochs, learn.lr, learn.wd, tick)
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1d11
-def _frames(dataset):
+def coded_frames(dataset):
     "Codes, then numbers, of the training rows and of the test rows, columns named 0, 1, ...; sizes of the categories"
     to = tabular(dataset, [Categorify,FillGaps])
     frames = [pd.DataFrame({i:o.xs[c].to_numpy() for i,c in enumerate(o.xs)}) for o in (to.train, to.valid)]
@@ -223,7 +223,7 @@ def _lightning():
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1d14
 def _fit_estimator(model, train, test, dataset, tick, **more):
-    "Fit a model with scikit-learn's interface to what `_frames` found, and predict; `more` goes to its `fit`"
+    "Fit a model with scikit-learn's interface to what `coded_frames` found, and predict; `more` goes to its `fit`"
     start = time.perf_counter()
     model.fit(train, dataset.targets(dataset.train_idx), **more)
     seconds = time.perf_counter()-start
@@ -233,7 +233,7 @@ def _fit_estimator(model, train, test, dataset, tick, **more):
 
 def _fit_pytabkit(stem, dataset, seed, device, tick, **kwargs):
     "Fit a net of `pytabkit`: `stem` is the name of its class without 'Regressor' or 'Classifier'"
-    train,test,sizes = _frames(dataset)
+    train,test,sizes = coded_frames(dataset)
     with _lightning():
         cls = getattr(_import_pytabkit(), stem + ('Classifier' if dataset.classes else 'Regressor'))
         if dataset.classes: kwargs = {'val_metric_name':'cross_entropy', **kwargs}
@@ -271,7 +271,7 @@ def fit_trees(dataset, seed, device=None, tick=None, *, # As for `fit_fastai`; t
     **kwargs # Arguments of the class
 ) -> dict: # pred (rows × outputs), seconds
     "Fit a forest or boosted trees with scikit-learn's interface"
-    train,test,sizes = _frames(dataset)
+    train,test,sizes = coded_frames(dataset)
     threads = {'thread_count' if stem=='CatBoost' else 'n_jobs':torch.get_num_threads()}
     categories = {_CATEGORIES[stem]:list(range(len(sizes)))} if native and stem in _CATEGORIES else {}
     if native and stem == 'XGB':
