@@ -8,8 +8,6 @@ __all__ = []
 # %% ../nbs/00_checks.ipynb #792ea177
 from numbers import Integral, Real
 
-import pandas as pd
-
 # %% ../nbs/00_checks.ipynb #330aa1a0
 def check_choice(name, value, choices):
     "`value` of a setting; a `ValueError` unless it is one of `choices`"
@@ -31,8 +29,3 @@ def check_weight_p(weight_p):
         raise ValueError(f"weight_p={weight_p!r} is not the fraction of weights to drop: "
                          "give a number of at least 0 and below 1, such as 0.5")
     return float(weight_p)
-
-# %% ../nbs/00_checks.ipynb #7b31c0a2
-def is_missing(v):
-    "Is `v` None, NaN, or one of pandas' missing values?"
-    return v is None or v is pd.NA or v is pd.NaT or v != v

@@ -14,8 +14,6 @@ from zipfile import ZipFile
 
 import numpy as np, pandas as pd
 
-from .checks import is_missing
-
 # %% ../nbs/12_exported.ipynb #a1e0c3d6
 def plain_values(name, values):
     "`values` as what JSON can hold; a `ValueError` that names the column where it cannot"
@@ -33,8 +31,10 @@ def as_index(values, dtype=None):
     return pd.Index(values) if dtype is None else pd.Index(pd.Series(values).astype(dtype))
 
 # %% ../nbs/12_exported.ipynb #a1e0c3da
+def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
+
 def _number(n, v):
-    if is_missing(v): return math.nan
+    if _is_missing(v): return math.nan
     try: res = float(v)
     except (ValueError, TypeError, OverflowError): raise ValueError(f"{n}={v!r} is not a number") from None
     if math.isinf(res): raise ValueError(f"{n}={v!r} is infinite: put a number, or None for a gap, in its place")
@@ -85,7 +85,7 @@ def _other_code(n, index, codes, v):
     return 0 if is_text or kind in 'iufb' else codes.get(str(v), 0)
 
 def _code(n, index, codes, v):
-    if is_missing(v): return 0
+    if _is_missing(v): return 0
     try: res = codes[v]
     except KeyError: res = _other_code(n, index, codes, v)
     except TypeError: raise ValueError(

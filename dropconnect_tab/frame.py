@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from fastai.tabular.core import FillMissing, cont_cat_split
 from fastcore.foundation import L
 
-from .checks import check_choice, is_missing
+from .checks import check_choice
 
 # %% ../nbs/09_frame.ipynb #0433e891
 def _is_date(t):
@@ -26,11 +26,13 @@ def _is_time(t): return pd.api.types.is_timedelta64_dtype(t) or getattr(t, 'kind
 
 def _count(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
 
+def _is_missing(v): return v is None or v is pd.NA or v is pd.NaT or v != v
+
 def _on_the_wall(v):
     "A date or a time by the clock on the wall where it was noted, without its offset from UTC"
     return v.replace(tzinfo=None) if getattr(v, 'tzinfo', None) else v
 
-def _moments(values): return np.array([None if is_missing(o) else _on_the_wall(o) for o in values], 'datetime64[us]')
+def _moments(values): return np.array([None if _is_missing(o) else _on_the_wall(o) for o in values], 'datetime64[us]')
 
 def _dense(col):
     "`col` as what it stands for: sparse columns filled in, `object` ones in a type of their own where they have one"
@@ -47,7 +49,7 @@ def _dense(col):
 # %% ../nbs/09_frame.ipynb #d7e0ab0a
 def _note(lost, name, values, read):
     "Note in `lost` how many `values` of a column are not missing, and could not be `read`; and the first of them"
-    bad = [v for v,gone in zip(values, np.isnan(read)) if gone and not is_missing(v)]
+    bad = [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
     if bad: lost.append((name, bad[0], len(bad)))
 
 def _as_floats(col):
@@ -101,7 +103,7 @@ def _known(labels):
 def _labels(name, col, known=None):
     "The values of `col` as strings, NaN where it has gaps"
     def label(v):
-        if is_missing(v): return np.nan
+        if _is_missing(v): return np.nan
         res = _label(v)
         return res if known is None else known.get(res) or known.get(_plain(res), res)
     values = col.tolist()
@@ -319,7 +321,7 @@ def how_to_read(name, col, asked, max_card):
 def _text(v, how):
     "`v` without blanks around it, None for a blank; a whole number as a string where days are written so (20200131)"
     if isinstance(v, str): return v.strip() or None
-    is_day = getattr(how, 'format', '') == '%Y%m%d' and isinstance(v, Real) and not is_missing(v)
+    is_day = getattr(how, 'format', '') == '%Y%m%d' and isinstance(v, Real) and not _is_missing(v)
     return f'{v:.0f}' if is_day else v
 
 def read_text(col, how, lost=None):
@@ -333,9 +335,9 @@ def read_text(col, how, lost=None):
         f"column {col.name!r} was read as {how} in training, and now has {bad[0]!r}{how.hint}: make it a gap, "
         f"{_OR_GAPS}")
     if bad: lost.append((col.name, bad[0], len(bad)))
-    others = {type(o) for o in values if not (isinstance(o, str) or is_missing(o))}
+    others = {type(o) for o in values if not (isinstance(o, str) or _is_missing(o))}
     if others:
-        values = [read.get(o) if isinstance(o, str) else None if is_missing(o) else _on_the_wall(o) for o in values]
+        values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
         res = np.array(values, how.dtype if all(issubclass(o, how.native) for o in others) else object)
     else:
         place = {o:i for i,o in enumerate(read)}
@@ -354,7 +356,7 @@ def _dates(name, col, lost=None):
         if isinstance(v, str): return iso(v.strip())
         return _on_the_wall(v) if isinstance(v, (date,np.datetime64)) else None
     values = col.tolist()
-    read = np.array([None if is_missing(o) else as_date(o) for o in values], 'datetime64[us]')
+    read = np.array([None if _is_missing(o) else as_date(o) for o in values], 'datetime64[us]')
     _note(bad := [], name, values, read)
     if bad and lost is None: raise ValueError(
         f"column {name!r} is not made of dates, and was in training: it has {bad[0][1]!r}; make it a gap, "
