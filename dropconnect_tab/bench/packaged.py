@@ -23,9 +23,13 @@ def random_rows(df):
     train = np.random.default_rng(0).random(len(df)) < .8
     return dict(train_idx=np.flatnonzero(train), test_idx=np.flatnonzero(~train))
 
-def latest_fifth(df, date):
+def times_of(df, date=None):
+    "When each row is, by the column `date`, or by columns year and month, and day where there is one"
+    return pd.to_datetime(df[['year','month']].assign(day=df.get('day', 1)) if date is None else df[date])
+
+def latest_fifth(df, date=None):
     "The latest fifth of the rows to test on"
-    times = pd.to_datetime(df[date])
+    times = times_of(df, date)
     test = (times >= times.sort_values().iloc[-round(.2*len(df))]).to_numpy()
     return dict(train_idx=np.flatnonzero(~test), test_idx=np.flatnonzero(test), times=times)
 
@@ -42,7 +46,7 @@ def last_months(df, first, n_train):
     before = np.flatnonzero(df.month < first)
     train = np.sort(np.random.default_rng(0).choice(before, n_train, replace=False))
     return dict(train_idx=train, test_idx=np.flatnonzero(df.month >= first),
-                times=pd.to_datetime(df[['year','month','day']]))
+                times=times_of(df))
 
 # %% ../../nbs/bench/01a_packaged.ipynb #da7a0009
 @dataclass
@@ -61,26 +65,29 @@ class Packaged:
 
 # %% ../../nbs/bench/01a_packaged.ipynb #da7a0010
 _hour_known = 'year','dep_time','dep_delay','arr_time','air_time','time_hour'
-_storm_known = 'status','category','tropicalstorm_force_diameter','hurricane_force_diameter'
+_storm_known = 'name','status','category','tropicalstorm_force_diameter','hurricane_force_diameter'
 _keel = partial(Packaged, 'keel', y_name='target')
 
 packaged = dict(
-    hotel_rates=Packaged('modeldata', 'hotel_rates', 'avg_price_per_room', (15402,29), date='arrival_date'),
+    hotel_rates=Packaged('modeldata', 'hotel_rates', 'avg_price_per_room', (15402,29), date='arrival_date',
+                         split=partial(latest_fifth, date='arrival_date'), split_name='latest'),
     deliveries=Packaged('modeldata', 'deliveries', 'time_to_delivery', (10012,32)),
     chicago=Packaged('modeldata', 'Chicago', 'ridership', (5698,51), date='date',
                      split=partial(latest_fifth, date='date'), split_name='latest'),
-    storms=Packaged('dplyr', 'storms', 'wind', (19537,14), _storm_known),
+    storms=Packaged('dplyr', 'storms', 'wind', (19537,14), _storm_known, split=partial(by_person, who='name'),
+                    split_name='name'),
     nlswork=Packaged('sampleSelection', 'nlswork', 'ln_wage', (28534,22), ('idcode',),
                      codes=('race','ind_code','occ_code'), split=partial(by_person, who='idcode'), split_name='idcode'),
     cps1988=Packaged('AER', 'CPS1988', 'wage', (28155,8), log=True),
-    txhousing=Packaged('ggplot2', 'txhousing', 'median', (8602,10), ('volume','date'), log=True),
+    txhousing=Packaged('ggplot2', 'txhousing', 'median', (8602,10), ('volume','date'), log=True,
+                       split=latest_fifth, split_name='latest'),
     insteval=Packaged('lme4', 'InstEval', 'y', (73421,8), codes=('s','d','studage','lectage','service','dept')),
     grants=Packaged('modeldata', 'grants_other', 'class', (8190,1504)),
     lending=Packaged('modeldata', 'lending_club', 'Class', (9857,24)),
     credit=Packaged('modeldata', 'credit_data', 'Status', (4454,15)),
     hpc=Packaged('modeldata', 'hpc_data', 'class', (4331,9)),
     stops=Packaged('carData', 'MplsStops', 'citationIssued', (51920,15), ('idNum',), codes=('policePrecinct',),
-                   date='date'),
+                   date='date', split=partial(latest_fifth, date='date'), split_name='latest'),
     caravan=Packaged('ISLR', 'Caravan', 'Purchase', (5822,87), codes=('MOSTYPE','MOSHOOFD')),
     splice=_keel('splice', shape=(3190,61)),
     chess=_keel('chess', shape=(3196,37)),
