@@ -33,8 +33,8 @@ def _emb_std(emb_szs, n_rows):
 
 def _ps(n_rows, classes):
     "Dropout by the number of training rows: the fewer, the oftener each is seen, and the surer a net gets of its class"
-    half,less = (5000,10_000) if classes else (1000,5000)  # see results/dropout
-    return .5 if n_rows < half else .3 if n_rows < less else 0.
+    if classes: return .5 if n_rows < 5000 else .3 if n_rows < 10_000 else .1  # see results/dropout, results/epochs
+    return .3 if n_rows < 5000 else .1
 
 def _defaults(n_rows, n_cont, emb_szs, classes):
     "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
@@ -154,7 +154,7 @@ def dropconnect_learner(
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which holds back outliers; False: none
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
-    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0, more where rows are few
+    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1, more where rows are few
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
     opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single net
     **kwargs

@@ -15,8 +15,6 @@ from threading import RLock
 
 import numpy as np, pandas as pd, torch
 from torch import nn
-from fastai.callback.core import CancelFitException
-from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
 from fastai.learner import replacing_yield
 from fastai.losses import BaseLoss, CrossEntropyLossFlat, MSELossFlat
@@ -33,6 +31,7 @@ from sklearn.utils.validation import (
     validate_data)
 
 import dropconnect_tab.interpret  # what `learner_` can do
+from .averaging import KeepBest
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
 from .embeddings import fences
@@ -85,35 +84,12 @@ class _WeightedLoss(MemberLoss):
         return (loss.view(len(weights), -1).mean(1)*weights).mean()
 
 # %% ../nbs/16_sklearn.ipynb #6575b1f1
-class _KeepBest(TrackerCallback):
-    """Go back to the weights of the epoch with the lowest validation loss, and stop once `patience` are no better;
-    epochs within the part `start` of the training do not count"""
-    order = 60
-    def __init__(self, patience=5, start=.5):
-        super().__init__(monitor='valid_loss')
-        self.patience,self.start = patience,start
-
-    def before_fit(self):
-        self.state,self.waited = None,0
-        super().before_fit()
-
-    def after_epoch(self):
-        if self.epoch+1 <= self.start*self.n_epoch: return
-        super().after_epoch()
-        self.waited = 0 if self.new_best else self.waited+1
-        if self.new_best: self.state = deepcopy(self.model.state_dict())
-        elif self.waited >= self.patience: raise CancelFitException
-
-    def after_fit(self):
-        if self.state is not None: self.model.load_state_dict(self.state)
-        self.state = None
-
 def _split_rows(y, valid_pct, classes):
     "Positions of training rows, and of those set aside to choose the best epoch"
     n,counts = len(y),y.iloc[:,0].value_counts()
     n_valid = max(1, round(valid_pct*n))
     if n-n_valid < 2: raise ValueError(
-        f"early_stopping leaves {n-n_valid} of n_samples={n} to train on: give more rows")
+        f"valid_pct={valid_pct!r} leaves {n-n_valid} of n_samples={n} to train on: give more rows")
     strata = classes and counts.min() > 1 and len(counts) <= min(n_valid, n-n_valid)
     return train_test_split(np.arange(n), test_size=n_valid, stratify=y if strata else None)
 
@@ -135,16 +111,16 @@ class _DropConnectEstimator(BaseEstimator):
         cont_scale=None, # Scale of numbers; None: that of the training rows, which holds back outliers; False: none
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
-        n_epoch:int=20, # Times that the training rows are seen
-        lr:float=1e-2, # Highest learning rate of the one-cycle schedule
+        n_epoch:int=None, # Epochs of a one-cycle schedule; None: until the validation loss stops falling, at a constant rate
+        lr:float=1e-2, # Learning rate, the highest one of a one-cycle schedule
         wd:float=None, # Weight decay; None: the optimizer's own
         bs:int=None, # Rows in a batch; None: 256, fewer where that makes less than 20 batches, 16 at least
         opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single net, of logits for classes; None: mean squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # Keep the second half's epoch of lowest validation loss, and stop early?
-        valid_pct:float=0.1, # Part of the rows set aside for that, where `fit` gets no `X_val`
-        patience:int=5, # Epochs of the second half without a lower loss before `early_stopping` stops
+        early_stopping:bool=False, # With `n_epoch`: keep the second half's epoch of lowest validation loss, and stop early?
+        valid_pct:float=0.1, # Share of the rows set aside as validation rows, where `fit` gets no `X_val`
+        patience:int=5, # Epochs without a lower validation loss before training stops
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
@@ -169,7 +145,8 @@ class _DropConnectEstimator(BaseEstimator):
 
     def _check_settings(self):
         check_errors(self.errors)
-        for k,low in dict(n_epoch=1, patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
+        for k,low in dict(n_epoch=1, patience=1, max_card=0).items():
+            if k != 'n_epoch' or self.n_epoch is not None: check_whole(k, getattr(self, k), low)
         if self.bs is not None: check_whole('bs', self.bs, 2)
         if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
         for k,v in self._own(self.config or {}).items():
@@ -198,7 +175,7 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
 def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
     "The columns, and `DataLoaders` of training and validation rows, either set maybe with weights"
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
-    if self.early_stopping and X_val is None: train,valid = _split_rows(y, self.valid_pct, vocab is not None)
+    if X_val is None and self._sets_aside(len(y)): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
     X,y = X.iloc[train],y.iloc[train]
     columns = TableColumns(X, self.cat_names, self.cont_names, self.max_card)
@@ -238,6 +215,10 @@ def _quiet(learn):
     with learn.no_bar(),learn.no_logging(): yield
 
 @patch
+def _fewer_epochs(self:_DropConnectEstimator):
+    return f"fewer epochs than n_epoch={self.n_epoch}, " if self.n_epoch else ''
+
+@patch
 def _compare_with_constant(self:_DropConnectEstimator):
     "A warning where the net predicts validation rows worse than the same answer to all would"
     learn = self.learner_
@@ -248,11 +229,24 @@ def _compare_with_constant(self:_DropConnectEstimator):
     for name,(what,net,whose,constant) in zip(train, errors):
         if net > constant: warnings.warn(
             f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, "
-            f"{constant:.4g}: try fewer epochs than n_epoch={self.n_epoch}, a lower lr than {self.lr}, or more rows")
+            f"{constant:.4g}: try {self._fewer_epochs()}a lower lr than {self.lr}, or more rows")
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
+_FEW_TO_JUDGE = 1000 # Rows of which a part says too little of when to stop
+
+@patch
+def _sets_aside(self:_DropConnectEstimator, n):
+    "Are some of `n` rows set aside as validation rows?"
+    return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE
+
+@patch
+def _train(self:_DropConnectEstimator, learn):
+    if self.n_epoch is None:
+        return learn.fit_averaged(None if len(learn.dls.valid_ds) else 20, wd=self.wd, patience=self.patience)
+    learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
+
 @patch
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
@@ -276,8 +270,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
             cbs=cbs, **self._learner_settings())
         try:
-            with nullcontext() if self.verbose else _quiet(learn): learn.fit_one_cycle(
-                self.n_epoch, wd=self.wd, cbs=_KeepBest(self.patience) if self.early_stopping else None)
+            with nullcontext() if self.verbose else _quiet(learn): self._train(learn)
         finally:
             learn.remove_cbs(cbs)
             for cb,owner in zip(cbs, owners): cb.learn = owner
