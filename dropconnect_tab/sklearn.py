@@ -6,23 +6,27 @@
 __all__ = ['DropConnectRegressor', 'DropConnectClassifier']
 
 # %% ../nbs/16_sklearn.ipynb #1968f973
-from contextlib import contextmanager, nullcontext
-import pickle, warnings
+from contextlib import contextmanager
+import pickle, sys, warnings
 from copy import deepcopy
 from inspect import signature
 from io import BytesIO
 from threading import RLock
+from typing import Callable
 
 import numpy as np, pandas as pd, torch
 from torch import nn
+from fastai.callback.tracker import TrackerCallback
 from fastai.data.block import CategoryBlock, RegressionBlock
-from fastai.learner import replacing_yield
+from fastai.learner import Learner, replacing_yield
 from fastai.losses import BaseLoss, CrossEntropyLossFlat, MSELossFlat
 from fastai.tabular.core import Categorify, Normalize, TabularPandas
 from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
+from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
+from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
@@ -37,7 +41,7 @@ from .data import TabTensorDL, batch_size
 from .embeddings import fences
 from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
-from .masks import unwrap
+from .masks import find_linears, unwrap
 from .members import MemberLoss, average_for, loss_power, takes_target_scale
 from .serve import Predictor
 
@@ -75,7 +79,8 @@ class _WeightedLoss(MemberLoss):
     "`MemberLoss` with each row's loss multiplied by its weight, where weights come with the targets"
     def __init__(self, base):
         if not hasattr(getattr(base, 'func', base), 'reduction'): raise ValueError(
-            f"sample_weight needs the loss of each row; loss_func={base!r} has no `reduction`: take one of fastai's")
+            f"weights of rows or classes need the loss of each row; loss_func={base!r} has no `reduction`: take one of "
+            "fastai's")
         super().__init__(base)
 
     def __call__(self, pred, targ, weights=None):
@@ -96,6 +101,8 @@ def _split_rows(y, valid_pct, classes):
 # %% ../nbs/16_sklearn.ipynb #2a0b2818
 class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
+    fit:Callable; predict_dist:Callable  # patched in below, where a type checker does not look
+    learner_:Learner; columns_:TableColumns; history_:pd.DataFrame
     _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','ps','config',
                    'lr','opt_func')
     def __init__(self,
@@ -126,7 +133,8 @@ class _DropConnectEstimator(BaseEstimator):
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
         errors:str='raise', # What cannot be read at predict is an error; 'gap': a missing value, with one warning
         device=None, # Where to train; None: a GPU where there is one
-        verbose:bool=False, # Show a progress bar and the losses of each epoch?
+        n_jobs:int=None, # Threads of `fit` on a CPU; -1: one for each core; None: PyTorch's own setting
+        verbose:bool=False, # Show a progress bar and each epoch's losses? In a log: a line for each epoch
         random_state=None, # Seed of everything random, number or `np.random.RandomState`; None: NumPy's global one
     ):
         self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
@@ -136,25 +144,39 @@ class _DropConnectEstimator(BaseEstimator):
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
         self.errors = errors
-        self.device,self.verbose,self.random_state = device,verbose,random_state
+        self.device,self.n_jobs,self.verbose,self.random_state = device,n_jobs,verbose,random_state
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
 
-    def _check_settings(self):
-        check_errors(self.errors)
-        for k,low in dict(n_epoch=1, patience=1, max_card=0).items():
-            if k != 'n_epoch' or self.n_epoch is not None: check_whole(k, getattr(self, k), low)
-        if self.bs is not None: check_whole('bs', self.bs, 2)
-        if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
-        for k,v in self._own(self.config or {}).items():
-            if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
-                f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
-        if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
+    def _weights(self, y, sample_weight): return sample_weight  # those that rows count by
+
+    def _start_outputs(self): pass  # by what is known of the targets
+
+# %% ../nbs/16_sklearn.ipynb #2a0b2819
+@patch
+def _check_settings(self:_DropConnectEstimator):
+    check_errors(self.errors)
+    for k,low in dict(patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
+    if self.n_epoch is not None: check_whole('n_epoch', self.n_epoch, 1)
+    if self.bs is not None: check_whole('bs', self.bs, 2)
+    if self.n_jobs == 0: raise ValueError("n_jobs=0: give a number of threads, -1 for one on each core, or None")
+    if self.n_jobs is not None: check_whole('n_jobs', self.n_jobs)
+    if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
+    for k,v in self._own(self.config or {}).items():
+        if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
+            f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
+    if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
+def _in_order(X, names):
+    "The columns of `X` in the order of `names`, if these are its names"
+    found = [str(o) for o in X.columns]
+    same = found != names and len({*found}) == len(found) and {*found} == {*names}
+    return X.iloc[:,[found.index(o) for o in names]] if same else X
+
 @patch
 def _frame(self:_DropConnectEstimator, X, reset=False):
     "`X` as a DataFrame with the columns of the training rows, named by strings"
@@ -162,6 +184,7 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
         try: X = X.to_pandas()
         except ModuleNotFoundError: X = pd.DataFrame(X.to_dict(as_series=False))  # polars without pyarrow
     if isinstance(X, pd.DataFrame):
+        if not reset: X = _in_order(X, self._names)
         validate_data(self, X, reset=reset, skip_check_array=True)
         if 0 in X.shape: raise ValueError(f"X has {X.shape[0]} samples and {X.shape[1]} features: it needs both")
         names = [str(o) for o in X.columns]
@@ -173,7 +196,8 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
 
 @patch
 def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
-    "The columns, and `DataLoaders` of training and validation rows, either set maybe with weights"
+    """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; a loader of both where
+    the latter are set aside of the former, else None"""
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
     if X_val is None and self._sets_aside(len(y)): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
@@ -190,9 +214,12 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
                        [list(range(n)), list(range(n, len(df)))], reduce_memory=False)
     dls = to.dataloaders(bs=batch_size(n, self.bs), val_bs=1024, dl_type=TabTensorDL, device=self.device)
     if weights is not None:
-        dls.loaders = [dl.new(cls=_WeightedRows, row_weights=weights[o]) if len(o) else dl
-                       for dl,o in zip(dls.loaders, (train,valid))]
-    return columns,dls
+        own = weights[valid] if len(valid) or not len(y_val) else self._weights(y_val, None)
+        dls.loaders = [dl if w is None or not len(w) else dl.new(cls=_WeightedRows, row_weights=w)
+                       for dl,w in zip(dls.loaders, (weights[train],own))]
+    if not len(valid): return columns,dls,None
+    every = {} if weights is None else dict(cls=_WeightedRows, row_weights=weights[np.concatenate([train,valid])])
+    return columns,dls,dls.train.new(to, **every)
 
 # %% ../nbs/16_sklearn.ipynb #e8b0aa12
 def _emb_szs(to):
@@ -209,11 +236,34 @@ def _learner_settings(self:_DropConnectEstimator):
     "What the learner is told: the config has what the constructor has not"
     return {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
 
-# %% ../nbs/16_sklearn.ipynb #e57d211c
+# %% ../nbs/16_sklearn.ipynb #e57d211e
 @contextmanager
 def _quiet(learn):
     with learn.no_bar(),learn.no_logging(): yield
 
+@contextmanager
+def _progress(learn, verbose):
+    "fastai's bar and table in a notebook or terminal; elsewhere, as in a file, a line for each epoch"
+    def line(log):
+        values = [(k,v) for k,v in zip(learn.recorder.metric_names[1:], log[1:]) if v is not None]
+        said = ', '.join(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k,v in values)
+        print(f'epoch {log[0]+1} of {learn.n_epoch}: {said}', flush=True)
+    if not verbose:
+        with _quiet(learn): yield
+    elif IN_NOTEBOOK or sys.stdout.isatty(): yield
+    else:
+        with learn.no_bar(),_replaced(learn, 'logger', line): yield
+
+@contextmanager
+def _threads(n_jobs):
+    "While it lasts, PyTorch has `n_jobs` threads; None: as many as before"
+    before = torch.get_num_threads()
+    if n_jobs is not None: torch.set_num_threads(effective_n_jobs(n_jobs))
+    try: yield
+    finally:
+        if n_jobs is not None: torch.set_num_threads(before)
+
+# %% ../nbs/16_sklearn.ipynb #e57d211c
 @patch
 def _fewer_epochs(self:_DropConnectEstimator):
     return f"fewer epochs than n_epoch={self.n_epoch}, " if self.n_epoch else ''
@@ -233,7 +283,7 @@ def _compare_with_constant(self:_DropConnectEstimator):
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
-# %% ../nbs/16_sklearn.ipynb #e57d211a
+# %% ../nbs/16_sklearn.ipynb #e57d211b
 _FEW_TO_JUDGE = 1000 # Rows of which a part says too little of when to stop
 
 @patch
@@ -242,17 +292,33 @@ def _sets_aside(self:_DropConnectEstimator, n):
     return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE
 
 @patch
-def _train(self:_DropConnectEstimator, learn):
-    if self.n_epoch is None:
-        return learn.fit_averaged(None if len(learn.dls.valid_ds) else 20, wd=self.wd, patience=self.patience)
-    learn.fit_one_cycle(self.n_epoch, wd=self.wd, cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
+def _join(self:_DropConnectEstimator, learn, every_row):
+    "Go on with all rows for a quarter of the epochs that were best, so that those set aside are learned, too"
+    rec = learn.recorder
+    before = rec.values,rec.losses,rec.lrs,rec.iters
+    losses = [o[1] for o in rec.values]
+    learn.dls.loaders = [every_row,learn.dls.valid.new(learn.dls.valid_ds.iloc[:0])]
+    with learn.removed_cbs([o for o in learn.cbs if isinstance(o, TrackerCallback)]):  # there is no loss to track
+        learn.fit_averaged(max(2, round(np.argmin(losses)/4)), wd=self.wd)
+    rec.values,rec.losses,rec.lrs = (a+b for a,b in zip(before, (rec.values,rec.losses,rec.lrs)))
+    rec.iters = before[3] + [o+before[3][-1] for o in rec.iters]
 
+@patch
+def _train(self:_DropConnectEstimator, learn, every_row):
+    if self.n_epoch is None:
+        learn.fit_averaged(None if len(learn.dls.valid_ds) else 20, wd=self.wd, patience=self.patience)
+    else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
+                              cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
+    self._compare_with_constant()
+    if self.n_epoch is None and every_row is not None: self._join(learn, every_row)
+
+# %% ../nbs/16_sklearn.ipynb #e57d211a
 @patch
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
     self._shift_scale = self._float32_scale(y)
-    weights,rows = _row_weights(sample_weight, X)
+    weights,rows = _row_weights(self._weights(y, sample_weight), X)
     X,y = X.iloc[rows],self._rescaled(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
@@ -260,8 +326,8 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
         X_val,y_val = self._frame(X_val),self._rescaled(self._targets(y_val, X.columns))
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
-    with _FITTING,no_random(seed, reproducible=False):
-        self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
+    with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
+        self.columns_,dls,every_row = self._dls(X, y, weights, X_val, y_val)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None: loss = _WeightedLoss(loss)
@@ -269,14 +335,16 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
         self.learner_ = learn = dropconnect_learner(
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
             cbs=cbs, **self._learner_settings())
+        self._start_outputs()
         try:
-            with nullcontext() if self.verbose else _quiet(learn): self._train(learn)
+            with _progress(learn, self.verbose): self._train(learn, every_row)
         finally:
             learn.remove_cbs(cbs)
             for cb,owner in zip(cbs, owners): cb.learn = owner
         if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
             raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
-        self._compare_with_constant()
+    names = [o for o in learn.recorder.metric_names if o not in ('epoch','time')]
+    self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
     self._serve()
 
 @patch
@@ -284,7 +352,7 @@ def fit(self:_DropConnectEstimator,
     X, # Rows: DataFrame with columns of any type, or array; gaps are fine
     y, # Target of each row; several columns for a regressor with several targets
     sample_weight=None, # Weight of each row's loss; rows of weight 0 are left out
-    X_val=None, # Validation rows: for `early_stopping`, losses in `learner_.recorder`, and to compare with a constant
+    X_val=None, # Validation rows: for `early_stopping`, losses in `history_`, and to compare with a constant
     y_val=None, # Their targets
 ):
     "Train; whatever is fitted has a name that ends in an underscore: `learner_` is fastai's"
@@ -465,18 +533,16 @@ def _labels(y):
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0a
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
-    def _vocab(self): return self.classes_.tolist()
+    @delegates(_DropConnectEstimator.__init__)
+    def __init__(self,
+        *,
+        class_weight=None, # Weight of classes, times that of rows: dict, or 'balanced': equal totals; None: 1 each
+        **kwargs
+    ):
+        self.class_weight = class_weight
+        super().__init__(**kwargs)
 
-    def _loss(self):
-        loss = CrossEntropyLossFlat()  # has the activation, and takes targets of a column
-        if self.loss_func is None: return loss
-        is_sigmoid = _activation(self.loss_func) == 'sigmoid'
-        if is_sigmoid or takes_target_scale(self.loss_func) or isinstance(self.loss_func, nn.NLLLoss): raise ValueError(
-            f"loss_func={self.loss_func!r} does not take a logit for each of several classes: leave it out, or take "
-            "CrossEntropyLossFlat(), also for two classes; for several labels in a row, take dropconnect_learner")
-        if isinstance(self.loss_func, BaseLoss): return self.loss_func
-        loss.func = self.loss_func
-        return loss
+    def _vocab(self): return self.classes_.tolist()
 
     def _targets(self, y, taken, reset=False):
         name = getattr(y, 'name', None) or 'target'
@@ -517,6 +583,52 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def score(self, X, y, sample_weight=None):
         "Share of rows whose class is right"
         return super().score(X, _labels(y), sample_weight)
+
+# %% ../nbs/16_sklearn.ipynb #d7ed7f0c
+@patch
+def _loss(self:DropConnectClassifier):
+    loss = CrossEntropyLossFlat()  # has the activation, and takes targets of a column
+    if self.loss_func is None: return loss
+    is_sigmoid = _activation(self.loss_func) == 'sigmoid'
+    if is_sigmoid or takes_target_scale(self.loss_func) or isinstance(self.loss_func, nn.NLLLoss): raise ValueError(
+        f"loss_func={self.loss_func!r} does not take a logit for each of several classes: leave it out, or take "
+        "CrossEntropyLossFlat(), also for two classes; for several labels in a row, take dropconnect_learner")
+    if isinstance(self.loss_func, BaseLoss): return self.loss_func
+    loss.func = self.loss_func
+    return loss
+
+# %% ../nbs/16_sklearn.ipynb #d7ed7f0e
+def _of_classes(weights, classes):
+    "The weight of each of `classes`: 1 where `weights` does not say"
+    if new := [o for o in weights if o not in classes]: raise ValueError(
+        f"class_weight has {new[0]!r}, which is not among the classes in y, such as {classes[0]!r}")
+    res = np.array([weights.get(o, 1) for o in classes], dtype=np.float64)
+    if not (np.isfinite(res).all() and (res >= 0).all() and res.any()): raise ValueError(
+        f"class_weight={weights!r}: give each class 0 or more, and at least one class more than 0")
+    return res
+
+@patch
+def _weights(self:DropConnectClassifier, y, sample_weight):
+    "Weight of each row: its own, times that of its class"
+    if self.class_weight is None: return sample_weight
+    own = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True, copy=True)
+    classes = self.classes_.tolist()
+    codes = pd.Index(classes).get_indexer(y.iloc[:,0])
+    if isinstance(self.class_weight, dict): own *= _of_classes(self.class_weight, classes)[codes]
+    elif isinstance(self.class_weight, str) and self.class_weight == 'balanced':
+        total = np.bincount(codes, own)
+        own /= np.where(total > 0, total, 1)[codes]
+    else: raise ValueError(
+        f"class_weight={self.class_weight!r}: give a dict such as {{{classes[0]!r}: 2}}, 'balanced', or None")
+    return own/(own.mean() or 1)
+
+@patch
+def _start_outputs(self:DropConnectClassifier):
+    bias = [*find_linears(self.learner_.model).values()][-1].bias
+    if bias is None or not isinstance(self.class_weight, dict): return
+    dl = self.learner_.dls.train
+    rates = np.bincount(dl.dataset.ys.iloc[:,0], dl.row_weights, len(self.classes_))
+    with torch.no_grad(): bias += torch.tensor(np.log((rates/rates.max()).clip(1e-6))).to(bias)
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0b
 @patch

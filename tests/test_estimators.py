@@ -4,6 +4,7 @@ import threading
 import warnings
 from decimal import Decimal
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,9 @@ from fastai.tabular.all import (
     FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MSELossFlat, Normalize, TabularPandas)
 from helpers import make_df
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 from torch.nn import functional as F
 
@@ -335,3 +339,140 @@ def test_no_array_that_cannot_be_written(cls, cols, every_warning):
     est.predict(X[cols])
     est.predict_dist(X[cols])
     est.learner_.predictor()(X[cols])
+
+
+# Weights of classes
+
+three = np.where(number > 1, 'rare', label)  # cheap, dear, rare
+own = np.linspace(.5, 2, 60)
+
+
+def probs(sample_weight=None, **kwargs):
+    return make(DropConnectClassifier, n_epoch=4, lr=.05, **kwargs).fit(X, three, sample_weight).predict_proba(X)
+
+
+def test_balanced_classes_have_the_same_total():
+    assert np.allclose(probs(class_weight='balanced'), probs(compute_sample_weight('balanced', three)))
+    total = pd.Series(own).groupby(three).transform('sum').to_numpy()
+    assert np.allclose(probs(own, class_weight='balanced'), probs(own/total))
+    assert probs(class_weight='balanced')[:, 2].mean() > probs()[:, 2].mean()
+
+
+@pytest.mark.parametrize('kwargs', [
+    {}, dict(members=2), dict(loss_func=FocalLossFlat()), dict(mask='frozen', weight_p=.5), dict(config=dict(bn_final=True)),
+    dict(early_stopping=True)])
+def test_weights_of_classes_multiply_those_of_rows(kwargs):
+    est = make(DropConnectClassifier, class_weight=dict(rare=9, cheap=.5), **kwargs).fit(X, three, own)
+    wanted = own*np.select([three == 'rare', three == 'cheap'], [9, .5], 1)
+    found = np.concatenate([o.row_weights for o in est.learner_.dls.loaders if o.n])
+    assert np.allclose(np.sort(found), np.sort(wanted/wanted.mean()))  # rows set aside come last
+
+
+def test_outputs_start_from_the_rates_of_weighted_classes():
+    weights = dict(cheap=1000, dear=1e-4, rare=0)
+    assert probs(class_weight=weights)[:, 0].min() > .99 and probs(class_weight=weights, members=3)[:, 0].min() > .99
+    few = make_df(60)[['size']]
+    true = make(DropConnectClassifier, class_weight={True: 50}).fit(few, number > 0)
+    assert true.predict_proba(few)[:, 1].mean() > .9 and clone(true).class_weight == {True: 50}
+
+
+def test_weights_of_classes_hold_for_validation_rows():
+    def losses(**kwargs): return make(DropConnectClassifier, **kwargs).fit(X, three, X_val=X[:30], y_val=three[:30]).history_
+    assert losses().valid_loss[0] != losses(class_weight='balanced').valid_loss[0]
+    est = make(DropConnectClassifier, class_weight=dict(rare=3)).fit(X, three, X_val=X[:30], y_val=three[:30])
+    wanted = np.where(three[:30] == 'rare', 3, 1)
+    assert np.allclose(est.learner_.dls.valid.row_weights, wanted/wanted.mean())
+
+
+@pytest.mark.parametrize('class_weight, message', [
+    (dict(rarer=2), "class_weight has 'rarer', which is not among the classes in y, such as 'cheap'"),
+    (dict(rare=-1), 'at least one class more than 0'), (dict(rare=np.nan), 'give each class 0 or more'),
+    (dict(rare=0, cheap=0, dear=0), 'at least one class more than 0'), ('even', "class_weight='even': give a dict such as {'cheap': 2}"),
+    (2, "class_weight=2: give"), ([1, 2, 3], "give a dict"), (True, "class_weight=True: give")])
+def test_weights_that_classes_cannot_have(class_weight, message):
+    with pytest.raises(ValueError, match=message):
+        make(DropConnectClassifier, class_weight=class_weight, cbs=Callback()).fit(X, three)
+
+
+# Losses of epochs, progress and threads
+
+def test_losses_of_each_epoch_are_kept():
+    est = make(n_epoch=3).fit(X, number, X_val=X, y_val=number)
+    assert est.history_.shape == (3, 2) and est.history_.index.name == 'epoch' and est.history_.notna().all(None)
+    assert np.allclose(est.history_, est.learner_.recorder.values)
+    assert pickle.loads(pickle.dumps(est)).history_.equals(est.history_)
+    ax = est.history_.plot()
+    assert [o.get_label() for o in ax.lines] == ['train_loss', 'valid_loss']
+    alone = make(DropConnectClassifier, n_epoch=2).fit(X, label).history_
+    assert alone.train_loss.notna().all() and alone.valid_loss.isna().all() and not hasattr(make(), 'history_')
+    stopped = make(n_epoch=20, early_stopping=True, patience=1, lr=.5).fit(X, noise.c0[:60]).history_
+    assert 10 < len(stopped) < 20
+
+
+def test_progress_in_a_log_is_a_line_for_each_epoch(capsys):
+    est = make(n_epoch=2, verbose=True).fit(X, number, X_val=X, y_val=number)
+    train, valid = est.history_.iloc[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1] == f'epoch 2 of 2: train_loss {train:.4f}, valid_loss {valid:.4f}, time 00:00'
+    assert est.learner_.logger is print
+    make(verbose=True).fit(X, number)
+    assert 'valid_loss' not in capsys.readouterr().out
+
+
+def test_progress_in_a_notebook_is_that_of_fastai(capsys, monkeypatch):
+    monkeypatch.setattr('dropconnect_tab.sklearn.IN_NOTEBOOK', True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # fastai's bar for the validation rows that there are not
+        make(verbose=True).fit(X, number)
+    assert 'epoch 1 of 1' not in capsys.readouterr().out
+
+
+class Threads(Callback):
+    def after_batch(self): self.found = torch.get_num_threads()
+
+
+@pytest.mark.parametrize('n_jobs', [None, 3, -1])
+def test_threads_are_set_for_the_fit_alone(n_jobs):
+    before, cb = torch.get_num_threads(), Threads()
+    make(n_jobs=n_jobs, cbs=cb).fit(X, number)
+    assert cb.found == {None: before, -1: joblib.effective_n_jobs(-1)}.get(n_jobs, 3)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match='no longer finite'): make(n_jobs=n_jobs, lr=1e30).fit(X, number)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize('n_jobs', [0, 1.5, True, '2'])
+def test_threads_that_cannot_be(n_jobs):
+    with pytest.raises(ValueError, match=f'n_jobs={n_jobs!r}: give'): make(n_jobs=n_jobs).fit(X, number)
+
+
+# Columns in another order
+
+@pytest.mark.parametrize('cls', BOTH)
+@pytest.mark.parametrize('names', [['shop', 'size', 'age'], [0, 2, 1]])
+def test_columns_of_a_frame_go_by_name(cls, names):
+    df = make_df(60)[['shop', 'size', 'age']].set_axis(names, axis=1)
+    turned = df[df.columns[::-1]]
+    est = make(cls, n_epoch=2).fit(df, target(cls), X_val=turned, y_val=target(cls))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert np.array_equal(est.predict(turned), est.predict(df)) and est.score(turned, target(cls)) == est.score(df, target(cls))
+        assert np.array_equal(est.predict(turned[:1]), est.predict(df[:1]))
+    assert np.array_equal(est.learner_.dls.valid_ds.items.iloc[:, :3], est.learner_.dls.train_ds.items.iloc[:, :3])
+
+
+def test_columns_that_are_new_or_missing_are_named():
+    est = make().fit(X, number)
+    with pytest.raises(ValueError, match='unseen at fit time:\n- colour'): est.predict(X.assign(colour=1))
+    with pytest.raises(ValueError, match='now missing:\n- size'): est.predict(X[['shop']])
+
+
+def test_polars_columns_go_by_name():
+    pl = pytest.importorskip('polars')
+    est, df = make().fit(X, number), pl.DataFrame({k: v.tolist() for k, v in X.items()})
+    assert np.array_equal(est.predict(df.select('size', 'shop')), est.predict(X))
+
+
+def test_predictions_stay_arrays_where_others_give_frames():
+    pipe = make_pipeline(FunctionTransformer(), make()).set_output(transform='pandas')
+    assert isinstance(pipe.fit(X, number).predict(X), np.ndarray) and [*pipe[-1].feature_names_in_] == ['shop', 'size']

@@ -84,6 +84,7 @@ def test_examples_of_estimators(tmp_path, monkeypatch):
     for o in examples('estimators'): exec(o, ns)
     assert ns['search'].cv_results_['params'][0].keys() == {'weight_p', 'mask'} and ns['search'].n_features_in_ == 4
     assert ns['mean'].shape == ns['std'].shape == (100,) and ns['std'].min() > 0
+    assert len(ns['scores']) == 3 and ns['model'].history_.notna().all(None)
 
 
 def test_examples_of_uncertainty():
