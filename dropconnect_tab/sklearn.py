@@ -293,13 +293,14 @@ def _sets_aside(self:_DropConnectEstimator, n):
 
 @patch
 def _join(self:_DropConnectEstimator, learn, every_row):
-    "Go on with all rows for a quarter of the epochs that were best, so that those set aside are learned, too"
+    "Go on with all rows for a quarter of the epochs that were best, at the rate of the best, so that no row is lost"
     rec = learn.recorder
     before = rec.values,rec.losses,rec.lrs,rec.iters
-    losses = [o[1] for o in rec.values]
+    best = int(np.argmin([o[1] for o in rec.values]))+1
+    lr = float(rec.lrs[best*len(learn.dls.train)-1])
     learn.dls.loaders = [every_row,learn.dls.valid.new(learn.dls.valid_ds.iloc[:0])]
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, TrackerCallback)]):  # there is no loss to track
-        learn.fit_averaged(max(2, round(np.argmin(losses)/4)), wd=self.wd)
+        learn.fit_averaged(max(2, round(best/4)), lr, wd=self.wd)
     rec.values,rec.losses,rec.lrs = (a+b for a,b in zip(before, (rec.values,rec.losses,rec.lrs)))
     rec.iters = before[3] + [o+before[3][-1] for o in rec.iters]
 
