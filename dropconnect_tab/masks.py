@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'draw_mask', 'few_inputs', 'Kind', 'Trainable', 'Frozen', 'R
 # %% ../nbs/02_masks.ipynb #02204183
 import copy
 from dataclasses import dataclass, replace
+from typing import Callable
 
 import torch
 from fastcore.basics import patch
@@ -281,6 +282,7 @@ def _draw_seed() -> int:
 # %% ../nbs/02_masks.ipynb #c656f9ee
 class WeightMasks:
     "Keep-masks for the hidden `nn.Linear`s of one model: draw, apply, mask gradients, restore zeros, report"
+    apply:Callable; read:Callable; mask_grads:Callable; restore_zeros:Callable; report:Callable  # patched in below
     def __init__(self,
         model:nn.Module, # Any PyTorch model
         weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`

@@ -9,6 +9,7 @@ __all__ = ['DropConnectTabularModel']
 import copy
 from collections.abc import MutableSequence
 from numbers import Real
+from typing import Callable
 
 import torch
 from fastai.tabular.model import TabularModel
@@ -69,6 +70,7 @@ def _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale):
 # %% ../nbs/05_model.ipynb #f5a563d8
 class DropConnectTabularModel(TabularModel):
     "`TabularModel` with a part of its hidden layers' weights dropped before training"
+    member:Callable  # patched in below
     def __init__(self,
         emb_szs:list, # Sequence of (num_embeddings, embedding_dim) for each categorical variable
         n_cont:int, # Number of continuous variables

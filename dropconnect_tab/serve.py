@@ -10,6 +10,7 @@ import os, warnings
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Callable
 
 import numpy as np, pandas as pd, torch
 from fastai.data.transforms import Categorize, EncodedMultiCategorize, Normalize, RegressionSetup
@@ -73,6 +74,7 @@ def _for_inference(model, encoder, device):
 
 class Predictor(RowPredictor):
     "A trained tabular net without its `Learner`: a row or a table in, numbers or probabilities out"
+    export:Callable  # patched in below
     def __init__(self,
         learn:Learner, # A trained learner on a `TabularPandas`
         device='cpu', # Where the net predicts

@@ -246,7 +246,7 @@ def _progress(learn, verbose):
     "fastai's bar and table in a notebook or terminal; elsewhere, as in a file, a line for each epoch"
     def line(log):
         values = [(k,v) for k,v in zip(learn.recorder.metric_names[1:], log[1:]) if v is not None]
-        said = ', '.join(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k,v in values)
+        said = ', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k,v in values)
         print(f'epoch {log[0]+1} of {learn.n_epoch}: {said}', flush=True)
     if not verbose:
         with _quiet(learn): yield

@@ -413,7 +413,7 @@ def test_progress_in_a_log_is_a_line_for_each_epoch(capsys):
     est = make(n_epoch=2, verbose=True).fit(X, number, X_val=X, y_val=number)
     train, valid = est.history_.iloc[1]
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[1] == f'epoch 2 of 2: train_loss {train:.4f}, valid_loss {valid:.4f}, time 00:00'
+    assert len(lines) == 2 and lines[1] == f'epoch 2 of 2: train_loss {train:.4g}, valid_loss {valid:.4g}, time 00:00'
     assert est.learner_.logger is print
     make(verbose=True).fit(X, number)
     assert 'valid_loss' not in capsys.readouterr().out
