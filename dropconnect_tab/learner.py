@@ -105,9 +105,10 @@ def _y_scale(to, y_scale, y_range, n_out, loss_func):
         raise ValueError(f"y_scale={y_scale!r}: give the target's (mean, std), or False")
     return TargetScale(*y_scale, loss_power(loss_func))
 
-def _oob_groups(names, cat_names):
+def _oob_groups(names, cat_names, oob):
     "Positions of the categorical columns `names`, one or a list; a `ValueError` that names one which is none"
     if names is None: return None
+    if not oob: raise ValueError(f"oob_groups={names!r} without oob: give oob, such as oob=0.5, too")
     names = [names] if isinstance(names, str) else list(names)
     if other := [n for n in names if n not in cat_names]: raise ValueError(
         f"oob_groups={other[0]!r} is not among the categorical columns {list(cat_names)}: put it into cat_names")
@@ -125,7 +126,7 @@ def _member_loss(loss_func):
 def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     "What the model is made with: the defaults, then what is said, then what the data and the loss tell of the rest"
     to,said = dls.train_ds,config or {}
-    oob = arguments['oob'] if arguments.get('oob') is not None else said.get('oob')
+    oob = ifnone(arguments['oob'], said.get('oob'))
     defaults = _defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
     res = _merge(defaults, said, arguments)
     def unsaid(name): return name not in res and name not in said
@@ -178,7 +179,7 @@ def dropconnect_learner(
     arguments = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
                      members=members, own_embeds=own_embeds, emb_std=emb_std,
                      cont_scale=cont_scale, y_scale=y_scale, oob=oob, oob_members=oob_members,
-                     oob_groups=_oob_groups(oob_groups, dls.cat_names), ps=ps)
+                     oob_groups=_oob_groups(oob_groups, dls.cat_names, ifnone(oob, (config or {}).get('oob'))), ps=ps)
     to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
     _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)

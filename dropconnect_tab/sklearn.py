@@ -25,14 +25,15 @@ from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_regressor
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight, check_array, check_consistent_length, check_is_fitted, check_random_state, column_or_1d,
     validate_data)
 
-import dropconnect_tab.interpret  # what `learner_` can do
+import dropconnect_tab.interpret, dropconnect_tab.oob  # what `learner_` can do
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
 from .embeddings import fences
@@ -120,8 +121,8 @@ def _split_rows(y, valid_pct, classes):
 # %% ../nbs/16_sklearn.ipynb #2a0b2818
 class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
-    _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','ps','config',
-                   'lr','opt_func')
+    _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','oob',
+                   'oob_groups','ps','config','lr','opt_func')
     def __init__(self,
         *,
         weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
@@ -133,6 +134,9 @@ class _DropConnectEstimator(BaseEstimator):
         emb_std=None, # Standard deviation that embeddings of categories start with; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings
         cont_scale=None, # Scale of numbers; None: that of the training rows, which holds back outliers; False: none
+        oob:float=None, # Share of rows that some members leave out of their training; None: half where that is used
+        oob_groups=None, # Columns, such as a person: rows with the same values there are left out together
+        oob_score=False, # Predict each row by the members that left it out, and score it? Or a function of y and these
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
         n_epoch:int=20, # Times that the training rows are seen
@@ -156,6 +160,7 @@ class _DropConnectEstimator(BaseEstimator):
         self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
         self.layers,self.emb_std,self.n_bins = layers,emb_std,n_bins
         self.cont_scale,self.ps,self.config,self.n_epoch = cont_scale,ps,config,n_epoch
+        self.oob,self.oob_groups,self.oob_score = oob,oob_groups,oob_score
         self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
@@ -175,6 +180,8 @@ class _DropConnectEstimator(BaseEstimator):
         for k,v in self._own(self.config or {}).items():
             if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
                 f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
+        if self._needs_oob() and (self.oob is False or (self.config or {}).get('oob') is False): raise ValueError(
+            f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
         if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
@@ -196,12 +203,14 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
 
 @patch
 def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
-    "The columns, and `DataLoaders` of training and validation rows, either set maybe with weights"
+    "The columns, `DataLoaders` of training and validation rows, maybe with weights, and which rows are trained on"
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
     if self.early_stopping and X_val is None: train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
     X,y = X.iloc[train],y.iloc[train]
-    columns = TableColumns(X, self.cat_names, self.cont_names, self.max_card)
+    groups = self._group_names(X)
+    cat_names = list(dict.fromkeys([*L(self.cat_names), *groups])) if groups else self.cat_names
+    columns = TableColumns(X, cat_names, self.cont_names, self.max_card)
     parts = [columns(a, self.errors).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
     df,n = pd.concat(parts, ignore_index=True),len(y)
     for o in columns.cont_names:  # next to a 1e12, float32 would have no digits left for the others
@@ -215,7 +224,7 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
     if weights is not None:
         dls.loaders = [dl.new(cls=_WeightedRows, row_weights=weights[o]) if len(o) else dl
                        for dl,o in zip(dls.loaders, (train,valid))]
-    return columns,dls
+    return columns,dls,train
 
 # %% ../nbs/16_sklearn.ipynb #e8b0aa12
 def _emb_szs(to):
@@ -228,9 +237,23 @@ def _own(self:_DropConnectEstimator, names):
     return {o:getattr(self, o) for o in self._of_learner if o in names}
 
 @patch
+def _needs_oob(self:_DropConnectEstimator): return bool(self.oob_score or getattr(self, 'calibrate', False))
+
+@patch
 def _learner_settings(self:_DropConnectEstimator):
     "What the learner is told: the config has what the constructor has not"
-    return {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+    res = {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+    if self._needs_oob() and 'oob' in res and res['oob'] is None: res['oob'] = True
+    return res
+
+@patch
+def _group_names(self:_DropConnectEstimator, X):
+    "The columns in `oob_groups`, as strings; a `ValueError` that names one which is not there"
+    if self.oob_groups is None: return []
+    names = list(self.oob_groups) if isinstance(self.oob_groups, (list,tuple)) else [self.oob_groups]
+    if missing := [o for o in names if str(o) not in X.columns]: raise ValueError(
+        f"oob_groups={missing[0]!r} is not a column of X: give one of {list(X.columns)}")
+    return [str(o) for o in names]
 
 # %% ../nbs/16_sklearn.ipynb #e57d211c
 @contextmanager
@@ -250,6 +273,17 @@ def _compare_with_constant(self:_DropConnectEstimator):
             f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, "
             f"{constant:.4g}: try fewer epochs than n_epoch={self.n_epoch}, a lower lr than {self.lr}, or more rows")
 
+@patch
+def _score_left_out(self:_DropConnectEstimator, y, rows):
+    "What members say of those `rows` of all that they left out, and how good that is, as forests of scikit-learn have it"
+    with _quiet(self.learner_): preds = self.learner_.oob_preds()[0].numpy()
+    res = np.full((len(y),preds.shape[1]), np.nan)
+    res[rows] = preds
+    known = np.flatnonzero(~np.isnan(res[:,0]))
+    y,preds = self._take_left_out(y, res, known)
+    score = self.oob_score if callable(self.oob_score) else r2_score if is_regressor(self) else accuracy_score
+    self.oob_score_ = float(score(y, preds))
+
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
@@ -258,7 +292,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
     self._shift_scale = self._float32_scale(y)
-    weights,rows = _row_weights(sample_weight, X)
+    (weights,rows),all_y = _row_weights(sample_weight, X),y
     X,y = X.iloc[rows],self._rescaled(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
@@ -267,7 +301,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
     with _FITTING,no_random(seed, reproducible=False):
-        self.columns_,dls = self._dls(X, y, weights, X_val, y_val)
+        self.columns_,dls,train = self._dls(X, y, weights, X_val, y_val)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None: loss = _WeightedLoss(loss)
@@ -283,7 +317,10 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
             for cb,owner in zip(cbs, owners): cb.learn = owner
         if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
             raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+        if getattr(self, 'calibrate', False):
+            with _quiet(learn): learn.calibrate()
         self._compare_with_constant()
+        if self.oob_score: self._score_left_out(all_y, rows[train])
     self._serve()
 
 @patch
@@ -439,6 +476,10 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         o = o*scale + shift*shifted
         return o[:,0] if self._flat else o
 
+    def _take_left_out(self, y, preds, known):
+        self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
+        return (y[:,0] if self._flat else y),self.oob_prediction_[known]
+
     def predict(self,
         X, # Rows
     ) -> np.ndarray: # (rows,), or (rows, targets) for several targets
@@ -472,6 +513,15 @@ def _labels(y):
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0a
 class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     "`dropconnect_learner` as a scikit-learn classifier"
+    @delegates(_DropConnectEstimator.__init__)
+    def __init__(self,
+        *,
+        calibrate:bool=False, # Divide outputs by the temperature that suits rows best by the members that left them out?
+        **kwargs
+    ):
+        self.calibrate = calibrate
+        super().__init__(**kwargs)
+
     def _vocab(self): return self.classes_.tolist()
 
     def _loss(self):
@@ -506,6 +556,10 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def _rescaled(self, y): return y
 
     def _shaped(self, o, shifted=True): return o
+
+    def _take_left_out(self, y, preds, known):
+        self.oob_decision_function_ = preds
+        return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
 
     def predict_proba(self,
         X, # Rows
