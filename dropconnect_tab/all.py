@@ -10,6 +10,7 @@ from dropconnect_tab.learner import dropconnect_config, dropconnect_learner, onl
 from dropconnect_tab.masks import WeightMasks, draw_mask
 from dropconnect_tab.members import AverageMembers, MemberLoss
 from dropconnect_tab.model import DropConnectTabularModel
+from dropconnect_tab.oob import best_temperature
 from dropconnect_tab.optimizer import FusedAdam
 from dropconnect_tab.predict import calibrate_spread, interval_coverage, pred_intervals
 from dropconnect_tab.serve import Predictor

@@ -7,7 +7,7 @@ __all__ = ['ContScale', 'get_cont_scale', 'bin_edges', 'ContEmbedding', 'get_con
            'get_y_scale']
 
 # %% ../nbs/04_embeddings.ipynb #79e164af
-import warnings
+import copy, warnings
 
 import numpy as np, torch
 from fastai.data.transforms import Categorize
@@ -117,20 +117,23 @@ def bin_edges(
 
 # %% ../nbs/04_embeddings.ipynb #c10b72ed
 class ContEmbedding(nn.Module):
-    "Piecewise-linear embeddings of continuous columns: rows × columns → rows × columns × emb_sz"
+    "Piecewise-linear embeddings of continuous columns: rows × columns → rows × [members ×] columns × emb_sz"
     def __init__(self,
         edges:list, # For each column the edges of its bins, as of `bin_edges`
         emb_sz:int=16, # Width of the embedding of a column
+        members:int=None, # Nets with embeddings of their own; None: one embedding for all
     ):
         super().__init__()
         from rtdl_num_embeddings import PiecewiseLinearEmbeddings  # here, since it takes a tenth of fastai's import
-        self.emb_sz = check_whole('cont_emb_sz', emb_sz, 1)
+        self.emb_sz,self.members = check_whole('cont_emb_sz', emb_sz, 1),members
         self.register_buffer('low', torch.stack([o[0] for o in edges]))
         self.register_buffer('high', torch.stack([o[-1] for o in edges]))
         # 'B' is TabM's: it starts as a linear function of the number, and the bends are learned
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*just two bin edges')  # a column with two values needs no more
-            self.embed = PiecewiseLinearEmbeddings(edges, emb_sz, activation=False, version='B')
+            self.embed = PiecewiseLinearEmbeddings(edges, emb_sz*(members or 1), activation=False, version='B')
+        if members:  # as large as if each were alone
+            for p in self.embed.linear0.parameters(): p.data.mul_(members**.5)
 
     def _linear(self):
         "Weights (columns × bins × emb_sz) and biases (columns × emb_sz) of the shares of the bins that a number fills"
@@ -145,9 +148,21 @@ class ContEmbedding(nn.Module):
         # The last bin's slope says nothing of what lies beyond it
         x = x.clamp(self.low, self.high).T[:,None]
         shares = torch.addcmul(self.embed.impl.bias[...,None], self.embed.impl.weight[...,None], x).clamp_(0, 1)
-        return torch.baddbmm(bias[...,None], weight.transpose(1,2), shares).permute(2,0,1)
+        res = torch.baddbmm(bias[...,None], weight.transpose(1,2), shares)  # (columns, [members ·] emb_sz, rows)
+        return res.unflatten(1, (self.members,-1)).permute(3,1,0,2) if self.members else res.permute(2,0,1)
 
-    def extra_repr(self): return f"columns={len(self.low)}, emb_sz={self.emb_sz}"
+    def member(self,
+        i:int, # Position of the member
+    ): # `ContEmbedding`
+        "The embeddings of member `i`: a copy"
+        res = copy.deepcopy(self)
+        for p in res.embed.parameters(): p.data = p.data.unflatten(-1, (self.members,-1))[...,i,:].clone()
+        res.members = None
+        return res
+
+    def extra_repr(self):
+        own = f", members={self.members}" if self.members else ''
+        return f"columns={len(self.low)}, emb_sz={self.emb_sz}{own}"
 
 # %% ../nbs/04_embeddings.ipynb #634d3cba
 def get_cont_edges(

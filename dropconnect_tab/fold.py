@@ -76,13 +76,16 @@ def _of_categories(embeds, weight):
             for e,w in zip(embeds, parts)]
 
 def _of_bins(emb, weight):
-    "Left edges, (columns, bins), lines there and slopes, (columns, bins, neurons); `weight` is (neurons, columns, width)"
+    """Left edges, (columns, bins), lines there and slopes, (columns, bins, neurons of all); `weight` is (members, neurons,
+    columns, width)"""
     emb = copy.deepcopy(emb).double()
     slopes,biases,high = emb.embed.impl.weight,emb.embed.impl.bias,emb.high[:,None]
     lefts = torch.full_like(slopes, torch.inf)  # a column with fewer bins has none there
     for edges,s,b in zip(lefts, slopes, biases): edges[:int((s>0).sum())] = -b[s>0]/s[s>0]
     rights = torch.cat([lefts[:,1:],high], 1).minimum(high)
-    def lines(edges): return torch.einsum('bcw,ucw->cbu', emb(edges.T), weight)
+    def lines(edges):
+        embedded = emb(edges.T) if emb.members else emb(edges.T)[:,None]  # (bins, members or 1, columns, width)
+        return torch.einsum('bmcw,mucw->cbmu', embedded, weight).flatten(2)
     low,rise,width = lines(lefts.minimum(high)),lines(rights)-lines(lefts.minimum(high)),(rights-lefts)[...,None]
     return lefts,low,torch.where(width > 0, rise/width, 0.)
 
@@ -93,12 +96,13 @@ class _LookUp(nn.Module):
         super().__init__()
         emb,n_emb,n_cont = getattr(model, 'cont_embed', None),model.n_emb,model.n_cont
         lines = _of_categories(model.embeds, weight[...,:n_emb])
-        weight = weight.flatten(0,1)
+        k,weight = len(weight),weight.flatten(0,1)
         self.register_buffer('starts', torch.tensor([0,*(len(o) for o in lines)]).cumsum(0))
         of_numbers = weight[:,n_emb:].unflatten(1, (n_cont,-1)) if n_cont else weight[:,:0,None]
         self.has_bins = emb is not None
         if self.has_bins:
-            lefts,low,slope = _of_bins(emb, of_numbers[...,1:])  # each number comes before its embedding
+            by_member = of_numbers[...,1:].unflatten(0, (k,-1))  # each number comes before its embedding
+            lefts,low,slope = _of_bins(emb, by_member)
             lines += [low.flatten(0,1),slope.flatten(0,1)]
             for n,o in dict(low=emb.low, high=emb.high, lefts=lefts).items(): self.register_buffer(n, o.clone())
             self.register_buffer('first_bins', torch.arange(n_cont)*lefts.shape[1])
@@ -152,6 +156,7 @@ class FoldedNet(nn.Module):
         (weight,bias),*rest = _fold_layers(layers, k, scale, shift)
         if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_LOOKUP: raise _CannotFold
         self.members,self.cont_scale = k,copy.deepcopy(getattr(model, 'cont_scale', None))
+        self.register_buffer('temperature', copy.deepcopy(getattr(model, 'temperature', None)))
         self.first = _LookUp(model, weight, bias)
         self.rest = nn.Sequential(*(_MemberMaps(*o) if isinstance(o, tuple) else o for o in rest))
         self.to(next(model.layers.parameters()).dtype).eval()
@@ -160,7 +165,8 @@ class FoldedNet(nn.Module):
         if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
         x = self.first(x_cat, x_cont).unflatten(1, (self.members,-1)).transpose(0,1)
         x = self.rest(x).transpose(0,1)
-        return average_members(x, self.average) if self.average else x[:,0]
+        res = average_members(x, self.average) if self.average else x[:,0]
+        return res if self.temperature is None else res/self.temperature
 
 MAX_LOOKUP = 2**25 # Numbers in the look-up, 128 MB: what is larger is not folded
 

@@ -36,13 +36,15 @@ def _ps(n_rows, classes):
     if classes: return .5 if n_rows < 5000 else .3 if n_rows < 10_000 else .1  # see results/dropout, results/epochs
     return .3 if n_rows < 5000 else .1
 
-def _defaults(n_rows, n_cont, emb_szs, classes):
+def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
     "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
     # Where numbers are many, the net is not to grow with 16 times their count; where categories are, not with 8 times
     # theirs
-    own_embeds = sum(n*width for n,width in emb_szs) < 2_000_000
+    own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
+    # Where rows are left out each member has its own of both kinds: half as wide, a step takes no longer
+    cont_emb_sz = min(8 if oob else 16, max(2, (128 if oob else 256)//max(1, n_cont)))
     return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, classes), emb_std=_emb_std(emb_szs, n_rows),
-                cont_emb_sz=min(16, max(2, 256//max(1, n_cont))))
+                cont_emb_sz=cont_emb_sz)
 
 def _given(settings): return {k:v for k,v in settings.items() if v is not None}
 
@@ -103,6 +105,15 @@ def _y_scale(to, y_scale, y_range, n_out, loss_func):
         raise ValueError(f"y_scale={y_scale!r}: give the target's (mean, std), or False")
     return TargetScale(*y_scale, loss_power(loss_func))
 
+def _oob_groups(names, cat_names, oob):
+    "Positions of the categorical columns `names`, one or a list; a `ValueError` that names one which is none"
+    if names is None: return None
+    if not oob: raise ValueError(f"oob_groups={names!r} without oob: give oob, such as oob=0.5, too")
+    names = [names] if isinstance(names, str) else list(names)
+    if other := [n for n in names if n not in cat_names]: raise ValueError(
+        f"oob_groups={other[0]!r} is not among the categorical columns {list(cat_names)}: put it into cat_names")
+    return [list(cat_names).index(n) for n in names]
+
 def _has_classes(to, loss_func):
     "Is the target a category, or the loss one for classes?"
     return is_for_classes(loss_func) or isinstance(to, TabularPandas) and predicts_category(to)
@@ -115,7 +126,9 @@ def _member_loss(loss_func):
 def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     "What the model is made with: the defaults, then what is said, then what the data and the loss tell of the rest"
     to,said = dls.train_ds,config or {}
-    res = _merge(_defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func)), said, arguments)
+    oob = ifnone(arguments['oob'], said.get('oob'))
+    defaults = _defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
+    res = _merge(defaults, said, arguments)
     def unsaid(name): return name not in res and name not in said
     y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))
     res['y_scale'] = _y_scale(to, y_scale, res.get('y_range'), n_out, loss_func)
@@ -154,6 +167,9 @@ def dropconnect_learner(
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which holds back outliers; False: none
     y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
+    oob:float=None, # Share of rows that some members leave out of their training, for `learn.oob_preds`; True: half
+    oob_members:int=None, # Members that leave out each of these rows; None: a quarter of all
+    oob_groups=None, # Categorical columns, such as a person: rows with the same values there are left out together
     ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1, more where rows are few
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
     opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single net
@@ -162,7 +178,8 @@ def dropconnect_learner(
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
     arguments = dict(y_range=y_range, weight_p=weight_p, mask=mask, unit=unit, seed=seed, rescale=rescale,
                      members=members, own_embeds=own_embeds, emb_std=emb_std,
-                     cont_scale=cont_scale, y_scale=y_scale, ps=ps)
+                     cont_scale=cont_scale, y_scale=y_scale, oob=oob, oob_members=oob_members,
+                     oob_groups=_oob_groups(oob_groups, dls.cat_names, ifnone(oob, (config or {}).get('oob'))), ps=ps)
     to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
     _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)

@@ -19,7 +19,7 @@ from torch import nn
 from .checks import check_choice, check_whole
 from .layers import MemberEmbedding, MemberLayers
 from .masks import WeightMasks, check_can_train, find_kind
-from .members import AVERAGES, average_members, for_member_loss
+from .members import AVERAGES, LeaveOut, average_members, for_member_loss
 from .embeddings import ContEmbedding, ContScale, TargetScale
 
 # %% ../nbs/05_model.ipynb #f6d38e52
@@ -60,12 +60,25 @@ def _check_cont_scale(cont_scale, n_cont):
         f"cont_scale is for {len(cont_scale.low)} columns, but n_cont={n_cont}")
     return cont_scale
 
-def _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale):
-    "Embeddings of the continuous columns, or None"
+def _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members):
+    "Embeddings of the continuous columns, for each of `members` where they are not None, or None"
     if cont_edges is not None and len(cont_edges) != n_cont:
         raise ValueError(f"cont_edges has the bins of {len(cont_edges)} columns, but n_cont={n_cont}")
     if cont_edges and cont_scale is not None: cont_edges = cont_scale.edges(cont_edges)
-    return ContEmbedding(cont_edges, cont_emb_sz) if cont_edges else None
+    return ContEmbedding(cont_edges, cont_emb_sz, members) if cont_edges else None
+
+def _leave_out(oob, oob_members, oob_groups, members, n_cat, own_embeds):
+    "`LeaveOut`, or None; a `ValueError` for settings that do not fit the net, or each other"
+    if oob is None or oob is False:
+        given = {k:v for k,v in dict(oob_members=oob_members, oob_groups=oob_groups).items() if v is not None}
+        for k,v in given.items(): raise ValueError(f"{k}={v!r} without oob: give oob, such as oob=0.5, too")
+        return None
+    if own_embeds is False and n_cat: raise ValueError(
+        f"oob={oob!r} and own_embeds=False: through embeddings that members share, each would learn of the rows that it "
+        "leaves out; leave out one of the two")
+    if oob_groups is not None and (not len(oob_groups) or any(o not in range(n_cat) for o in oob_groups)):
+        raise ValueError(f"oob_groups={oob_groups!r}: give positions of categorical columns, below {n_cat}")
+    return LeaveOut(members, 0.5 if oob is True else oob, oob_members, oob_groups)
 
 # %% ../nbs/05_model.ipynb #f5a563d8
 class DropConnectTabularModel(TabularModel):
@@ -91,29 +104,35 @@ class DropConnectTabularModel(TabularModel):
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of nets, each with its own weights and masks, that vote
-        own_embeds:bool=False, # Have members embeddings of categories of their own? False: one for all
+        own_embeds:bool=None, # Have members embeddings of categories of their own? None: only where `oob` needs it
         average:str='mean', # Vote: 'mean' of outputs; 'softmax', 'sigmoid': log, logit of the mean probability
         emb_std=None, # Standard deviation that embeddings start with: number, or one each; None: fastai's, 0.01
         cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
         cont_emb_sz:int=16, # Width of the piecewise-linear embedding of a continuous column
         cont_scale:ContScale=None, # Scale of continuous columns that holds back outliers; None: they enter as they are
         y_scale=None, # Outputs are `mean + std*x`: (mean, std), or a `TargetScale`; None: they are x
+        oob:float=None, # Share of the rows that some members leave out of their training; True: half; None: they learn all
+        oob_members:int=None, # Members that leave out each of these rows; None: a quarter of all, 2 at least
+        oob_groups:list=None, # Positions of categorical columns: rows with the same codes there are left out together
     ):
         find_kind(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_scale = _y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
-        cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale)
+        leave_out = _leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
+        cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members if leave_out else None)
         width = 1+cont_emb_sz if cont_embed else 1  # each number enters beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_scale,self.cont_embed,self.y_scale = n_cont,cont_scale,cont_embed,y_scale
-        if own_embeds and members > 1: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
+        if (own_embeds or leave_out) and members > 1: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
         for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
-        if cont_embed and bn_cont: self.bn_cont = nn.BatchNorm1d(n_cont)
+        # What members share has no parameters where they leave rows out
+        if bn_cont and (cont_embed or leave_out): self.bn_cont = nn.BatchNorm1d(n_cont, affine=not leave_out)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
-        self.members,self.average = members,average
+        self.members,self.average,self.leave_out = members,average,leave_out
+        self.register_buffer('temperature', None)
         self.weight_masks = WeightMasks(self, weight_p, None, unit, seed, rescale, mask).apply()
 
 # %% ../nbs/05_model.ipynb #83f77d16
@@ -128,20 +147,26 @@ def own_embeds(self:DropConnectTabularModel) -> bool:
     "Have members embeddings of categories of their own?"
     return isinstance(next(iter(self.embeds), None), MemberEmbedding)
 
+@patch(as_prop=True)
+def _own_inputs(self:DropConnectTabularModel):
+    return self.own_embeds or self.cont_embed is not None and self.cont_embed.members is not None
+
 @patch
 def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     "What enters the first layer: (rows, inputs), or (rows, members, inputs) if members have embeddings of their own"
-    k,columns = self.members if self.own_embeds else 1,[]
+    k,columns = self.members if self._own_inputs else 1,[]
     # Inputs × rows in memory, as members take them: (members or 1, inputs, rows)
     if self.n_emb:
         cats = torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], -1)
         columns.append(self.emb_drop(cats).view(x_cat.shape[0], k, self.n_emb).permute(1,2,0))
     if self.n_cont:
         conts = (x_cont if self.bn_cont is None else self.bn_cont(x_cont)).T[:,None]
-        if self.cont_embed: conts = torch.cat([conts, self.cont_embed(x_cont).permute(1,2,0)], 1)
-        columns.append(conts.flatten(0,1).expand(k, -1, -1))
+        if self.cont_embed:
+            embedded = self.cont_embed(x_cont).movedim(0, -1)  # ([members,] columns, width, rows)
+            conts = torch.cat([conts.expand(*embedded.shape[:-2], 1, -1), embedded], -2)
+        columns.append(conts.flatten(-3, -2).expand(k, -1, -1))
     res = torch.cat(columns, 1).permute(2,0,1)
-    return res if self.own_embeds else res.squeeze(1)
+    return res if self._own_inputs else res.squeeze(1)
 
 @patch
 def train(self:DropConnectTabularModel, mode=True):
@@ -149,13 +174,26 @@ def train(self:DropConnectTabularModel, mode=True):
     return super(DropConnectTabularModel, self).train(mode)
 
 @patch
+def _without_left_out(self:DropConnectTabularModel, outputs, left):
+    "`outputs` of members, (rows, members, outputs), whose gradient ends at pairs that are `left` out"
+    # The rest grows, so that a member's gradient keeps its size; 0 also in place of NaN
+    def only_kept(grad): return grad.masked_fill(left[...,None], 0.)/self.leave_out.kept
+    if outputs.requires_grad: outputs.register_hook(only_kept)
+    return outputs
+
+@patch
 def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
+    left = self.leave_out(x_cat, x_cont) if self.training and self.leave_out else None
     if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
     if self.cont_embed or self.own_embeds: res = self.layers(self._columns(x_cat, x_cont))
     else: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
     if self.y_scale is not None: res = self.y_scale(res)
-    if self.members == 1 or not self.average: return res
-    return for_member_loss(res) if self.training else average_members(res, self.average)
+    if left is not None: res = self._without_left_out(res, left)
+    if self.members > 1:
+        if not self.average: return res
+        if self.training: return for_member_loss(res, left)
+        res = average_members(res, self.average)
+    return res if self.training or self.temperature is None else res/self.temperature
 
 # %% ../nbs/05_model.ipynb #7f443c1b
 @patch
@@ -165,7 +203,15 @@ def member(self:DropConnectTabularModel,
     "One net with the weights, statistics, masks and embeddings of member `i`: a copy"
     if self.members == 1: raise ValueError("the model is one net, and has no members to take out")
     net = copy.deepcopy(self)
-    net.layers,net.members = self.layers.member(i),1
+    net.layers,net.members,net.leave_out,net.temperature = self.layers.member(i),1,None,None
+    if self.cont_embed and self.cont_embed.members: net.cont_embed = self.cont_embed.member(i)
     if self.own_embeds: net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
     net.weight_masks = self.weight_masks.of_member(net, i)
     return net
+
+# %% ../nbs/05_model.ipynb #912468db
+@patch
+def _load_from_state_dict(self:DropConnectTabularModel, state_dict, prefix, *args):
+    new,device = state_dict.get(f'{prefix}temperature'),next(self.layers.parameters()).device
+    self.temperature = None if new is None else torch.empty_like(new, device=device)
+    super(DropConnectTabularModel, self)._load_from_state_dict(state_dict, prefix, *args)

@@ -47,6 +47,14 @@ def _is_sigmoid(act):
     y = act(x)
     return y.shape == x.shape and torch.allclose(y, x.sigmoid())
 
+# %% ../nbs/11_predict.ipynb #cbc61c47
+def rows_of(dls, ds_idx):
+    "The loader `dls[ds_idx]`; a `ValueError` where it has no rows"
+    loaders,full = dls.loaders,[f', or ds_idx={i}' for i,dl in enumerate(dls.loaders) if dl.n != 0]
+    if ds_idx in range(-len(loaders), len(loaders)) and loaders[ds_idx].n != 0: return loaders[ds_idx]
+    raise ValueError(f"ds_idx={ds_idx!r}: the learner has no {'validation' if ds_idx == 1 else 'such'} rows: give "
+                     f"dl=learn.dls.test_dl(df){''.join(full)}")
+
 # %% ../nbs/11_predict.ipynb #b762a88a
 def _resampled(model):
     "The layers that can draw masks at inference"
@@ -79,16 +87,9 @@ class _Samples(Callback):
 
 def _n_members(learn): return getattr(unwrap(learn.model), 'members', 1)
 
-def _rows_of(dls, ds_idx):
-    "The loader `dls[ds_idx]`; a `ValueError` where it has no rows"
-    loaders,full = dls.loaders,[f', or ds_idx={i}' for i,dl in enumerate(dls.loaders) if dl.n != 0]
-    if ds_idx in range(-len(loaders), len(loaders)) and loaders[ds_idx].n != 0: return loaders[ds_idx]
-    raise ValueError(f"ds_idx={ds_idx!r}: the learner has no {'validation' if ds_idx == 1 else 'such'} rows: give "
-                     f"dl=learn.dls.test_dl(df){''.join(full)}")
-
 def _collect(learn, ds_idx, dl, n, summary):
     "What `summary` makes of `n` predictions for each row, rows in their order, and the targets"
-    if dl is None: dl = _rows_of(learn.dls, ds_idx)
+    if dl is None: dl = rows_of(learn.dls, ds_idx)
     elif getattr(dl, 'n', None) == 0: raise ValueError("the loader in `dl` has no rows: give one with some")
     samples = _Samples(n, _n_members(learn), getcallable(learn.loss_func, 'activation'), summary)
     targs = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=noop, reorder=False, cbs=samples)[1]

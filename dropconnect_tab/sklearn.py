@@ -27,14 +27,15 @@ from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_regressor
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight, check_array, check_consistent_length, check_is_fitted, check_random_state, column_or_1d,
     validate_data)
 
-import dropconnect_tab.interpret  # what `learner_` can do
+import dropconnect_tab.interpret, dropconnect_tab.oob  # what `learner_` can do
 from .averaging import KeepBest
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
@@ -103,8 +104,8 @@ class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
     fit:Callable; predict_dist:Callable  # patched in below, where a type checker does not look
     learner_:Learner; columns_:TableColumns; history_:pd.DataFrame
-    _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','ps','config',
-                   'lr','opt_func')
+    _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','oob',
+                   'oob_groups','ps','config','lr','opt_func')
     def __init__(self,
         *,
         weight_p=None, # Fraction to drop, in [0, 1): number, list by layer, dict; None: half; trainable: `few_inputs`
@@ -116,6 +117,9 @@ class _DropConnectEstimator(BaseEstimator):
         emb_std=None, # Standard deviation that embeddings of categories start with; None: the learner's
         n_bins:int=None, # Bins of the embeddings of numbers; None: 48, of 200 rows at least; 0: no embeddings
         cont_scale=None, # Scale of numbers; None: that of the training rows, which holds back outliers; False: none
+        oob:float=None, # Share of rows that some members leave out of their training; None: half where that is used
+        oob_groups=None, # Columns, such as a person: rows with the same values there are left out together
+        oob_score=False, # Predict each row by the members that left it out, and score it? Or a function of y and these
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
         n_epoch:int=None, # Epochs of a one-cycle schedule; None: until the validation loss stops falling, at a constant rate
@@ -140,6 +144,7 @@ class _DropConnectEstimator(BaseEstimator):
         self.weight_p,self.mask,self.unit,self.rescale,self.members = weight_p,mask,unit,rescale,members
         self.layers,self.emb_std,self.n_bins = layers,emb_std,n_bins
         self.cont_scale,self.ps,self.config,self.n_epoch = cont_scale,ps,config,n_epoch
+        self.oob,self.oob_groups,self.oob_score = oob,oob_groups,oob_score
         self.lr,self.wd,self.bs,self.opt_func,self.loss_func,self.cbs = lr,wd,bs,opt_func,loss_func,cbs
         self.early_stopping,self.valid_pct,self.patience = early_stopping,valid_pct,patience
         self.cat_names,self.cont_names,self.max_card = cat_names,cont_names,max_card
@@ -168,6 +173,8 @@ def _check_settings(self:_DropConnectEstimator):
     for k,v in self._own(self.config or {}).items():
         if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
             f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
+    if self._needs_oob() and (self.oob is False or (self.config or {}).get('oob') is False): raise ValueError(
+        f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
     if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
@@ -196,13 +203,15 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
 
 @patch
 def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
-    """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; a loader of both where
-    the latter are set aside of the former, else None"""
+    """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; which rows they have; a
+    loader of both where the latter are set aside of the former, else None"""
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
     if X_val is None and self._sets_aside(len(y)): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
     X,y = X.iloc[train],y.iloc[train]
-    columns = TableColumns(X, self.cat_names, self.cont_names, self.max_card)
+    groups = self._group_names(X)
+    cat_names = list(dict.fromkeys([*L(self.cat_names), *groups])) if groups else self.cat_names
+    columns = TableColumns(X, cat_names, self.cont_names, self.max_card)
     parts = [columns(a, self.errors).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
     df,n = pd.concat(parts, ignore_index=True),len(y)
     for o in columns.cont_names:  # next to a 1e12, float32 would have no digits left for the others
@@ -217,9 +226,9 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
         own = weights[valid] if len(valid) or not len(y_val) else self._weights(y_val, None)
         dls.loaders = [dl if w is None or not len(w) else dl.new(cls=_WeightedRows, row_weights=w)
                        for dl,w in zip(dls.loaders, (weights[train],own))]
-    if not len(valid): return columns,dls,None
+    if not len(valid): return columns,dls,(train,valid),None
     every = {} if weights is None else dict(cls=_WeightedRows, row_weights=weights[np.concatenate([train,valid])])
-    return columns,dls,dls.train.new(to, **every)
+    return columns,dls,(train,valid),dls.train.new(to, **every)
 
 # %% ../nbs/16_sklearn.ipynb #e8b0aa12
 def _emb_szs(to):
@@ -232,9 +241,23 @@ def _own(self:_DropConnectEstimator, names):
     return {o:getattr(self, o) for o in self._of_learner if o in names}
 
 @patch
+def _needs_oob(self:_DropConnectEstimator): return bool(self.oob_score or getattr(self, 'calibrate', False))
+
+@patch
 def _learner_settings(self:_DropConnectEstimator):
     "What the learner is told: the config has what the constructor has not"
-    return {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+    res = {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+    if self._needs_oob() and 'oob' in res and res['oob'] is None: res['oob'] = True
+    return res
+
+@patch
+def _group_names(self:_DropConnectEstimator, X):
+    "The columns in `oob_groups`, as strings; a `ValueError` that names one which is not there"
+    if self.oob_groups is None: return []
+    names = list(self.oob_groups) if isinstance(self.oob_groups, (list,tuple)) else [self.oob_groups]
+    if missing := [o for o in names if str(o) not in X.columns]: raise ValueError(
+        f"oob_groups={missing[0]!r} is not a column of X: give one of {list(X.columns)}")
+    return [str(o) for o in names]
 
 # %% ../nbs/16_sklearn.ipynb #e57d211e
 @contextmanager
@@ -281,6 +304,17 @@ def _compare_with_constant(self:_DropConnectEstimator):
             f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, "
             f"{constant:.4g}: try {self._fewer_epochs()}a lower lr than {self.lr}, or more rows")
 
+@patch
+def _score_left_out(self:_DropConnectEstimator, y, rows):
+    "What members say of those `rows` of all that they left out, and how good that is, as forests of scikit-learn have it"
+    with _quiet(self.learner_): preds = self.learner_.oob_preds()[0].numpy()
+    res = np.full((len(y),preds.shape[1]), np.nan)
+    res[rows] = preds
+    known = np.flatnonzero(~np.isnan(res[:,0]))
+    y,preds = self._take_left_out(y, res, known)
+    score = self.oob_score if callable(self.oob_score) else r2_score if is_regressor(self) else accuracy_score
+    self.oob_score_ = float(score(y, preds))
+
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
 # %% ../nbs/16_sklearn.ipynb #e57d211b
@@ -306,12 +340,15 @@ def _join(self:_DropConnectEstimator, learn, every_row):
 
 @patch
 def _train(self:_DropConnectEstimator, learn, every_row):
+    "Fit; have the rows that were set aside joined the others?"
     if self.n_epoch is None:
         learn.fit_averaged(None if len(learn.dls.valid_ds) else 20, wd=self.wd, patience=self.patience)
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
-    if self.n_epoch is None and every_row is not None: self._join(learn, every_row)
+    joins = self.n_epoch is None and every_row is not None
+    if joins: self._join(learn, every_row)
+    return joins
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
 @patch
@@ -319,7 +356,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
     self._shift_scale = self._float32_scale(y)
-    weights,rows = _row_weights(self._weights(y, sample_weight), X)
+    (weights,rows),all_y = _row_weights(self._weights(y, sample_weight), X),y
     X,y = X.iloc[rows],self._rescaled(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a net cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
@@ -328,7 +365,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
-        self.columns_,dls,every_row = self._dls(X, y, weights, X_val, y_val)
+        self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None: loss = _WeightedLoss(loss)
@@ -338,12 +375,15 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
             cbs=cbs, **self._learner_settings())
         self._start_outputs()
         try:
-            with _progress(learn, self.verbose): self._train(learn, every_row)
+            with _progress(learn, self.verbose): joined = self._train(learn, every_row)
         finally:
             learn.remove_cbs(cbs)
             for cb,owner in zip(cbs, owners): cb.learn = owner
         if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
             raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+        if getattr(self, 'calibrate', False):
+            with _quiet(learn): learn.calibrate()
+        if self.oob_score: self._score_left_out(all_y, rows[np.concatenate([train,valid]) if joined else train])
     names = [o for o in learn.recorder.metric_names if o not in ('epoch','time')]
     self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
     self._serve()
@@ -501,6 +541,10 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         o = o*scale + shift*shifted
         return o[:,0] if self._flat else o
 
+    def _take_left_out(self, y, preds, known):
+        self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
+        return (y[:,0] if self._flat else y),self.oob_prediction_[known]
+
     def predict(self,
         X, # Rows
     ) -> np.ndarray: # (rows,), or (rows, targets) for several targets
@@ -538,9 +582,10 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def __init__(self,
         *,
         class_weight=None, # Weight of classes, times that of rows: dict, or 'balanced': equal totals; None: 1 each
+        calibrate:bool=False, # Divide outputs by the temperature that suits rows best by the members that left them out?
         **kwargs
     ):
-        self.class_weight = class_weight
+        self.class_weight,self.calibrate = class_weight,calibrate
         super().__init__(**kwargs)
 
     def _vocab(self): return self.classes_.tolist()
@@ -566,6 +611,10 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def _rescaled(self, y): return y
 
     def _shaped(self, o, shifted=True): return o
+
+    def _take_left_out(self, y, preds, known):
+        self.oob_decision_function_ = preds
+        return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
 
     def predict_proba(self,
         X, # Rows

@@ -333,7 +333,7 @@ def test_learner_arguments_reach_the_model(dls):
 
 def test_signatures_are_fastais_plus_ours():
     both = {'weight_p', 'mask', 'unit', 'seed', 'rescale', 'members', 'own_embeds', 'emb_std', 'cont_scale',
-            'y_scale'}
+            'y_scale', 'oob', 'oob_members', 'oob_groups'}
     for a, b, ours, other in (
             (tabular_learner, dropconnect_learner, both | {'n_bins', 'ps'}, {'lr', 'opt_func'}),
             (tabular_config, dropconnect_config, both | {'average', 'cont_edges', 'cont_emb_sz'}, {'act_cls'})):
@@ -357,6 +357,8 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
     assert says.pop('own_embeds') == "if one member's have under 2 million numbers" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
+    assert says.pop('oob_members') == 'a quarter of all' and model.leave_out is None
+    assert dropconnect_learner(dls, oob=True).model.leave_out.each == 2
     assert learn.lr == float(says.pop('lr')) and says.pop('y_scale') == "the target's"
     assert says.pop('cont_scale') == "the training rows'" and isinstance(model.cont_scale, ContScale)
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)

@@ -1,0 +1,593 @@
+"""Rows that members leave out: which they are, that nothing of their targets reaches the members that left them out, and
+what comes of it: predictions, scores, temperatures, intervals"""
+import copy
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from fastai.tabular.all import (
+    Adam, AvgMetric, BCEWithLogitsLossFlat, Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize,
+    TabularDataLoaders, TabularPandas, accuracy, load_learner, set_seed, skm_to_fastai, tabular_learner)
+from helpers import make_df, make_dls
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score, r2_score
+from torch import nn
+
+from dropconnect_tab.all import (
+    DropConnectTabularModel, MemberLoss, best_temperature, dropconnect_config, dropconnect_learner, load_predictor)
+from dropconnect_tab.data import fast_dls
+from dropconnect_tab.embeddings import bin_edges
+from dropconnect_tab.members import LeaveOut, no_average
+from dropconnect_tab.oob import _continued
+from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
+
+emb_szs, K = [(10, 4), (6, 3)], 8
+
+
+def rows(n=64, seed=0):
+    gen = torch.Generator().manual_seed(seed)
+    return torch.randint(6, (n, 2), generator=gen), torch.randn(n, 3, generator=gen)
+
+
+def make_model(n_out=1, **kwargs):
+    torch.manual_seed(0)
+    given = dict(weight_p=.5, seed=0, members=K, oob=.5, cont_edges=bin_edges(rows()[1], 4)) | kwargs
+    return DropConnectTabularModel(emb_szs, 3, n_out, [20, 10], **given)
+
+
+def make_learner(y='price', dls=None, **kwargs):
+    return dropconnect_learner(dls or make_dls(y), **dict(layers=[20, 10], oob=.5, n_bins=4) | kwargs)
+
+
+def fit(learn, n=2, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n, 1e-2, **kwargs)
+    return learn
+
+
+def quietly(learn, f, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): return getattr(learn, f)(*args, **kwargs)
+
+
+def in_order(dl): return dl.new(shuffle=False, drop_last=False)
+def left_of(learn): return torch.cat([learn.model.leave_out(*b[:2]) for b in in_order(learn.dls.train)])
+
+
+def of_members(learn, dl=None):
+    "Outputs of each member, in the terms of the loss"
+    model = learn.model.eval()
+    with no_average(model), torch.no_grad():
+        return torch.cat([model(*b[:2]) for b in in_order(dl or learn.dls.train)])
+
+
+# --- which rows ---------------------------------------------------------------------------------------------------------
+
+def test_a_row_is_left_out_by_the_same_members_whatever_is_beside_it():
+    x, leave_out = rows(500), LeaveOut(K, .5, 2)
+    left = leave_out(*x)
+    for i in (0, 17): assert torch.equal(leave_out(x[0][i:i+1], x[1][i:i+1])[0], left[i])
+    order = torch.randperm(500)
+    assert torch.equal(leave_out(x[0][order], x[1][order]), left[order])
+    again = pickle.loads(pickle.dumps(leave_out))
+    assert torch.equal(again(*x), left) and leave_out(x[0][:0], x[1][:0]).shape == (0, K)
+
+
+def test_members_that_leave_a_row_out_do_not_change_between_versions():
+    "A net that is trained on, or asked after an update, has to know what it has left out"
+    cats, conts = torch.arange(12).view(6, 2), torch.arange(18).view(6, 3)/8
+    assert LeaveOut(4, 1., 1)(cats, conts).int().argmax(1).tolist() == [1, 0, 1, 3, 2, 2]
+
+
+@pytest.mark.parametrize('share, each', [(.5, 2), (.25, 4), (1., 1), (1., 7)])
+def test_shares_are_those_that_were_asked_for(share, each):
+    left = LeaveOut(K, share, each)(*(torch.cat(o) for o in zip(*(rows(4000, seed) for seed in range(5)))))
+    assert left.any(1).float().mean().item() == pytest.approx(share, abs=.02)
+    assert {*left.sum(1).tolist()} <= {0, each}
+    assert (left.float().mean(0) - share*each/K).abs().max() < .02
+    assert LeaveOut(K, share, each).kept == pytest.approx(1 - share*each/K)
+
+
+def test_each_value_of_a_row_counts_and_so_does_its_column():
+    (cats, conts), leave_out = rows(300), LeaveOut(K, 1., 2)
+    left = leave_out(cats, conts)
+
+    def moved(cats, conts): return (leave_out(cats, conts) != left).any(1).float().mean() > .6
+    assert moved(cats + torch.tensor([0, 1]), conts) and moved(cats, conts + torch.tensor([0, 0, 1e-3]))
+    assert moved(cats[:, [1, 0]], conts) and moved(cats, conts[:, [2, 1, 0]])
+    assert torch.equal(leave_out(cats.int(), conts.double()), left)
+    assert torch.equal(leave_out(cats, -torch.zeros(300, 3)), leave_out(cats, torch.zeros(300, 3)))
+
+
+def test_twins_and_groups_stay_together():
+    cats, conts = rows(300)
+    both = LeaveOut(K)(torch.cat([cats, cats]), torch.cat([conts, conts]))
+    assert torch.equal(both[:300], both[300:])
+    by_first = LeaveOut(K, 1., 2, groups=[0])(cats, conts)
+    assert all(len(by_first[cats[:, 0] == i].unique(dim=0)) == 1 for i in range(6))
+    assert len(by_first.unique(dim=0)) > 1
+
+
+def test_rows_of_one_kind_of_columns():
+    cats, conts = rows(300)
+    for x in ((cats, None), (cats, conts[:, :0]), (cats[:, :0], conts)):
+        assert .3 < LeaveOut(K)(*x).any(1).float().mean() < .7
+
+
+@pytest.mark.parametrize('settings, says', [
+    (dict(members=1), "members=1 is one net"), (dict(oob=0), "oob=0: give the share"), (dict(oob=1.5), "oob=1.5: give"),
+    (dict(oob=float('nan')), "oob=nan"), (dict(oob='half'), "oob='half'"),
+    (dict(oob_members=8), "oob_members=8, and members=8"), (dict(oob_members=0), "oob_members=0"),
+    (dict(oob_members=1.5), "oob_members=1.5"), (dict(oob_groups=[2]), r"oob_groups=\[2\]"),
+    (dict(oob_groups=[]), r"oob_groups=\[\]"), (dict(own_embeds=False), "own_embeds=False"),
+    (dict(oob=None, oob_members=2), "oob_members=2 without oob"), (dict(oob=False, oob_groups=[0]), "without oob")])
+def test_settings_that_cannot_be_are_errors(settings, says):
+    with pytest.raises(ValueError, match=says): make_model(**settings)
+
+
+def test_settings_of_the_learner():
+    dls = make_dls()
+    learn = make_learner(dls=dls, oob=True, oob_groups='day')
+    assert vars(learn.model.leave_out) == dict(members=8, share=.5, each=2, groups=[1])
+    assert learn.model.own_embeds and learn.model.cont_embed.members == 8 and learn.model.cont_embed.emb_sz == 8
+    assert make_learner(dls=dls, oob=None).model.leave_out is None
+    assert make_learner(dls=dls, oob=None, config=dropconnect_config(oob=.25, oob_members=4)).model.leave_out.each == 4
+    assert make_learner(dls=dls, oob=False, config=dropconnect_config(oob=.25)).model.leave_out is None
+    for groups, says in (('size', "oob_groups='size' is not among"), (['shop', 'nobody'], "oob_groups='nobody' is not among")):
+        with pytest.raises(ValueError, match=says): make_learner(dls=dls, oob_groups=groups)
+    with pytest.raises(ValueError, match="oob_groups='day' without oob"): make_learner(dls=dls, oob=None, oob_groups='day')
+    with pytest.raises(ValueError, match="members=1 is one net"): make_learner(dls=dls, members=1)
+
+
+def test_without_it_a_net_is_what_it_was():
+    model = make_model(oob=None)
+    assert model.cont_embed.members is None and model.bn_cont.affine and not model.own_embeds
+    assert 'temperature' not in model.state_dict()
+
+
+# --- nothing of a target that was left out ----------------------------------------------------------------------------
+
+weighted = CrossEntropyLossFlat(weight=torch.tensor([1., 2., 5.]))
+
+
+def root_of_mean(pred, targ): return (pred-targ).square().mean().sqrt()
+
+
+ways = {
+    'numbers': ('price', {}), 'classes': ('band', {}), 'several targets': (['price', 'cost'], {}),
+    'frozen': ('band', dict(mask='frozen')), 'resampled': ('price', dict(mask='resampled')),
+    'dropout': ('band', dict(ps=.3, config=dict(embed_p=.1))), 'weights of classes': ('band', dict(loss_func=weighted)),
+    'root of a mean': ('price', dict(loss_func=root_of_mean)), 'groups': ('price', dict(oob=1., oob_groups=['shop', 'day'])),
+    'all rows, by four': ('band', dict(oob=1., oob_members=4)), 'batch norm last': ('price', dict(config=dict(bn_final=True))),
+    'layers with parameters': ('price', dict(config=dict(act_cls=nn.PReLU()))), "fastai's Adam": ('band', dict(opt_func=Adam))}
+
+
+@pytest.mark.parametrize('way', ways)
+def test_other_targets_of_rows_that_a_member_leaves_out_change_nothing_of_it(way, tmp_path):
+    y, settings = ways[way]
+    names = [y] if isinstance(y, str) else y
+    # The mean and the spread of the target are those of all rows, unless they are given
+    given = settings if y == 'band' else dict(y_scale=([0.]*len(names), [1.]*len(names)), **settings)
+
+    def trained(change):
+        dls = make_dls(y, path=tmp_path)
+        set_seed(0, reproducible=True)
+        learn = make_learner(dls=dls, **given)
+        left = left_of(learn)[:, 3].numpy()
+        if change:
+            for n in names:
+                v = dls.train_ds.items[n].to_numpy().copy()
+                v[left] = (v[left]+1) % 3 if y == 'band' else 100.
+                dls.train_ds.items[n] = v
+        return of_members(fit(learn)), left
+
+    (a, left), (b, _) = (trained(o) for o in (False, True))
+    assert 10 < left.sum() < 200 and a.isfinite().all()
+    assert torch.equal(a[:, 3], b[:, 3])
+    assert all(not torch.equal(a[:, i], b[:, i]) for i in (1, 5))
+
+
+def test_with_gradients_that_are_not_finite_too():
+    "What is left out is 0, not 0 times infinity"
+    model, (cats, conts) = make_model(), rows()
+    left = model.leave_out(cats, conts)[:, 3]
+    target = torch.where(left, torch.inf, 0.)[:, None]
+    MemberLoss(nn.MSELoss())(model(cats, conts), target).backward()
+    assert all(p.grad[3].isfinite().all() for p in model.layers.parameters() if p.ndim > 1)
+
+
+def test_what_is_trained_belongs_to_one_member_each():
+    "A gradient of member 3's outputs reaches nothing of the others, and nothing that is shared"
+    model, x = make_model(lin_first=False, bn_final=True), rows()
+    with no_average(model): model(*x)[:, 3].square().sum().backward()
+    for n, p in model.named_parameters():
+        if p.grad is None: continue
+        axis = next((i for i, size in enumerate(p.shape) if size % K == 0 and (n.startswith('layers') or i == p.ndim-1)), None)
+        if n.startswith('embeds'): axis = 1
+        parts = p.grad.unflatten(axis, (K, -1)).movedim(axis, 0)
+        assert not torch.cat([parts[:3], parts[4:]]).any(), n
+    assert not list(model.bn_cont.parameters())
+
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), root_of_mean, nn.L1Loss()])
+def test_a_member_has_the_gradient_of_its_own_rows(loss):
+    model, x = make_model(use_bn=False, bn_cont=False).double(), [o if i == 0 else o.double() for i, o in enumerate(rows())]
+    y = torch.randn(64, 1, dtype=torch.double)
+    left, kept = model.leave_out(*x)[:, 3], model.leave_out.kept
+    MemberLoss(loss)(model(*x), y).backward()
+    got = [p.grad[3].clone() for p in model.layers.parameters()]
+    model.zero_grad()
+    with no_average(model): out = model(*x)[:, 3]
+    own = loss(out[~left], y[~left])*(~left).double().mean()
+    wanted = torch.autograd.grad(own/K, list(model.layers.parameters()))
+    # the hook of the model has its part in both
+    for a, b in zip(got, wanted): assert torch.allclose(a, b[3], rtol=1e-9, atol=1e-12)
+    assert kept == 7/8
+
+
+@pytest.mark.slow
+def test_labels_that_do_not_exclude_each_other():
+    df = make_df(300)
+    to = TabularPandas(df.assign(a=df.cheap == 'yes', b=df.band == 'low'), [Categorify, Normalize], ['shop', 'day'],
+                       ['size', 'age'], ['a', 'b'], MultiCategoryBlock(encoded=True, vocab=['a', 'b']),
+                       [list(range(240)), list(range(240, 300))])
+    dls = to.dataloaders(bs=60, path='.', device='cpu')
+    learn = fit(make_learner(dls=dls, n_out=2, loss_func=BCEWithLogitsLossFlat()), 3)
+    preds, targs = quietly(learn, 'oob_preds')
+    known = ~preds.isnan().any(1)
+    assert preds.shape == targs.shape == (240, 2) and 80 < known.sum() < 160
+    assert ((preds[known] > 0) & (preds[known] < 1)).all()
+    before = quietly(learn, 'get_preds')[0]
+    temperature = quietly(learn, 'calibrate')
+    assert torch.allclose(quietly(learn, 'get_preds')[0].logit(), before.logit()/temperature, atol=1e-4)
+
+
+# --- in every kind of training ------------------------------------------------------------------------------------------
+
+def test_the_loader_does_not_matter_and_predictions_come_in_order(tmp_path):
+    dls = make_dls('band', path=tmp_path)
+    learn = fit(make_learner(dls=dls))
+    preds, targs = quietly(learn, 'oob_preds')
+    outputs, left = of_members(learn), left_of(learn)
+    assert preds.shape == (320, 3) and torch.equal(targs.flatten(), torch.tensor(dls.train_ds.ys.band.to_numpy()))
+    assert torch.equal(preds.isnan().all(1), ~left.any(1)) and torch.equal(preds.isnan().any(1), ~left.any(1))
+    for i in left.any(1).nonzero()[:5, 0]:
+        assert torch.allclose(preds[i], outputs[i, left[i]].softmax(-1).mean(0), atol=1e-6)
+    learn.dls = fast_dls(dls)
+    again = quietly(learn, 'oob_preds')[0]
+    assert torch.allclose(again, preds, atol=1e-6, equal_nan=True)
+
+
+def test_scores_are_of_rows_that_were_left_out(tmp_path):
+    learn = fit(make_learner('band', make_dls('band', path=tmp_path)))
+    preds, targs = quietly(learn, 'oob_preds')
+    known = ~preds[:, 0].isnan()
+    assert quietly(learn, 'oob_score') == pytest.approx(F.nll_loss(preds[known].log(), targs[known].flatten().long()).item(), rel=1e-4)
+    right = (preds.argmax(1) == targs.flatten())[known].float().mean().item()
+    for metric in (accuracy, AvgMetric(accuracy), skm_to_fastai(accuracy_score)):
+        assert quietly(learn, 'oob_score', metric) == pytest.approx(right)
+    with pytest.raises(ValueError, match="metric='accuracy' is not a function"): learn.oob_score('accuracy')
+
+
+def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):
+    "The target is noise: members know the rows that they learned, and nothing of the others"
+    df = make_df(300)
+    df['noise'] = np.random.default_rng(1).normal(size=300)
+    dls = TabularDataLoaders.from_df(df, path=tmp_path, procs=[Categorify, Normalize], cat_names=['shop', 'day'],
+                                     cont_names=['size', 'age'], y_names='noise', valid_idx=list(range(200, 300)), bs=50, device='cpu')
+    learn = fit(make_learner(dls=dls, layers=[100, 100], ps=0, oob=1.), 25)
+    score, seen, new = quietly(learn, 'oob_score'), quietly(learn, 'validate', 0)[0], quietly(learn, 'validate')[0]
+    assert seen < .7 and score > 1 and score > .75*new
+
+
+def test_all_rows_are_learned_by_others_and_the_net_as_a_whole_is_good(tmp_path):
+    losses = [quietly(fit(make_learner(dls=make_dls(n=1000, path=tmp_path), seed=0, layers=[50, 20], oob=o), 8), 'validate')[0] for o in (None, .5)]
+    assert losses[1] < 1.3*losses[0]
+
+
+def test_resuming_and_loading_leave_out_the_same(tmp_path):
+    learn = fit(make_learner('band', make_dls('band', path=tmp_path)))
+    left, preds = left_of(learn), quietly(learn, 'oob_preds')[0]
+    learn.save('net')
+    other = make_learner('band', make_dls('band', path=tmp_path)).load('net')
+    assert torch.equal(left_of(other), left)
+    assert torch.allclose(quietly(other, 'oob_preds')[0], preds, atol=1e-6, equal_nan=True)
+    fit(other, 1)
+    assert torch.equal(left_of(other), left)
+
+
+def test_members_taken_out_folded_and_copied(tmp_path):
+    learn = fit(make_learner(dls=make_dls(path=tmp_path)))
+    outputs, b = of_members(learn, learn.dls.valid), in_order(learn.dls.valid).one_batch()
+    one = learn.model.member(3).eval()
+    assert one.leave_out is None and torch.allclose(one(*b[:2]), outputs[:len(b[0]), 3], atol=1e-5)
+    predictor, df = learn.predictor(), make_df()[320:]
+    assert hasattr(predictor.model, 'first')  # folded
+    assert np.allclose(predictor(df), quietly(learn, 'get_preds')[0], atol=1e-5)
+    assert torch.equal(copy.deepcopy(learn.model).eval()(*b[:2]), learn.model.eval()(*b[:2]))
+
+
+def test_compiled(tmp_path):
+    torch._dynamo.reset()
+    learn = make_learner('band', make_dls('band', path=tmp_path))
+    learn.model = torch.compile(learn.model, backend='eager')
+    fit(learn, 1)
+    assert quietly(learn, 'oob_preds')[0].shape == (320, 3)
+
+
+def test_in_half_precision_and_with_metrics_of_training(tmp_path):
+    learn = make_learner('band', make_dls('band', path=tmp_path), metrics=accuracy, loss_func=weighted).to_bf16()
+    learn.recorder.train_metrics = True
+    fit(learn, 1)
+    assert math.isfinite(quietly(learn, 'oob_score'))
+
+
+@pytest.mark.parametrize('make, says', [
+    (lambda: make_learner(oob=None), "make the learner with oob=0.5"),
+    (lambda: make_learner(oob=None, members=1), "make the learner with oob=0.5"),
+    (lambda: tabular_learner(make_dls()), "make the learner with oob=0.5"),
+    (lambda: make_learner(oob=1e-9), "no row was left out by any member")])
+def test_nets_that_left_nothing_out_say_so(make, says):
+    learn = make()
+    for f in ('oob_preds', 'oob_score', 'oob_intervals'):
+        with pytest.raises(ValueError, match=says): quietly(learn, f)
+
+
+def test_a_learner_without_its_rows_says_so(tmp_path):
+    learn = make_learner(dls=make_dls(path=tmp_path))
+    learn.export('net.pkl')
+    with pytest.raises(ValueError, match="ds_idx=0: the learner has no such rows"): load_learner(tmp_path/'net.pkl').oob_preds()
+
+
+# --- temperatures -------------------------------------------------------------------------------------------------------
+
+def sure_learner(path, y='band', **kwargs):
+    "A net that is too sure of classes that are partly noise"
+    df = make_df(600)
+    noise = np.random.default_rng(0).random(600) < .4
+    df['band'] = np.where(noise, np.random.default_rng(1).choice(['low', 'mid', 'high'], 600), df.band)
+    df['cheap'] = np.where(noise, np.random.default_rng(1).choice(['yes', 'no'], 600), df.cheap)
+    dls = TabularDataLoaders.from_df(df, path=path, procs=[Categorify, Normalize], cat_names=['shop', 'day'],
+                                     cont_names=['size', 'age'], y_names=y, valid_idx=list(range(400, 600)), bs=50, device='cpu')
+    return fit(make_learner(dls=dls, **dict(layers=[100, 50], ps=0, seed=0) | kwargs), 20), df
+
+
+@pytest.fixture(scope='module')
+def sure(tmp_path_factory): return sure_learner(tmp_path_factory.mktemp('sure'))
+
+
+def test_calibration_repairs_a_net_that_is_too_sure(sure):
+    learn, df = copy.deepcopy(sure[0]), sure[1]
+    loss, before = quietly(learn, 'validate')[0], quietly(learn, 'get_preds')[0]
+    score = quietly(learn, 'oob_score')
+    temperature = quietly(learn, 'calibrate')
+    after = quietly(learn, 'get_preds')[0]
+    best = best_temperature(before.log(), torch.tensor(learn.dls.valid_ds.ys.band.to_numpy()))
+    assert temperature > 1.3 and abs(math.log(temperature/best)) < .4
+    assert quietly(learn, 'validate')[0] < .97*loss
+    assert torch.equal(after.argmax(1), before.argmax(1))
+    assert torch.allclose(after, (before.log()/temperature).softmax(1), atol=1e-5)
+    assert quietly(learn, 'calibrate') == pytest.approx(temperature)  # found anew, not on top
+    assert quietly(learn, 'oob_score') == pytest.approx(score)  # members are as they were
+
+
+def test_whatever_answers_obeys_the_temperature(sure, tmp_path):
+    learn, df = copy.deepcopy(sure[0]), sure[1]
+    learn.path = tmp_path
+    plain = quietly(learn, 'get_preds')[0]
+    assert 'temperature' not in learn.model.state_dict()
+    learn.save('plain')
+    quietly(learn, 'calibrate')
+    wanted, new = quietly(learn, 'get_preds')[0], df[400:]
+    assert not torch.allclose(wanted, plain, atol=1e-2)
+    with learn.no_bar(): assert torch.allclose(learn.predict(df.iloc[400])[2], wanted[0], atol=1e-5)
+    predictor = learn.predictor()
+    assert hasattr(predictor.model, 'first') and np.allclose(predictor(new), wanted, atol=1e-5)
+    assert np.allclose(pickle.loads(pickle.dumps(predictor))(new), wanted, atol=1e-5)
+    predictor.export(tmp_path/'net.pt2')
+    assert np.allclose(load_predictor(tmp_path/'net.pt2')(new), wanted, atol=1e-5)
+    assert torch.allclose(quietly(pickle.loads(pickle.dumps(learn)), 'get_preds')[0], wanted, atol=1e-6)
+    learn.save('calibrated')
+    assert 'temperature' in learn.model.state_dict()
+    other = copy.deepcopy(sure[0])
+    other.path = tmp_path
+    assert torch.allclose(quietly(other.load('calibrated'), 'get_preds')[0], wanted, atol=1e-6)
+    assert torch.allclose(quietly(other.load('plain'), 'get_preds')[0], plain, atol=1e-6)
+    assert other.model.temperature is None
+    assert learn.model.member(0).temperature is None
+
+
+@pytest.mark.slow
+def test_an_onnx_file_obeys_the_temperature(sure, tmp_path):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    learn, df = copy.deepcopy(sure[0]), sure[1]
+    learn.model.temperature = torch.tensor(3.)
+    predictor = learn.predictor()
+    predictor.export(tmp_path/'net.onnx')
+    assert np.allclose(load_predictor(tmp_path/'net.onnx')(df[400:]), quietly(learn, 'get_preds')[0], atol=1e-5)
+    assert np.allclose(predictor(df[400:]), quietly(learn, 'get_preds')[0], atol=1e-5)
+
+
+def test_the_temperature_is_for_answers_and_not_for_training(sure):
+    model, x = copy.deepcopy(sure[0].model), sure[0].dls.one_batch()[:2]
+    model.layers.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm1d) else m)
+
+    def outputs():
+        torch.manual_seed(0)
+        with no_average(model): return model.train()(*x).detach()
+    before = outputs()
+    model.temperature = torch.tensor(5.)
+    assert torch.equal(outputs(), before)
+
+
+@pytest.mark.parametrize('y, kwargs', [('band', dict(members=1)), ('cheap', dict(members=1, loss_func=nn.CrossEntropyLoss())),
+                                       ('band', dict(oob=None)), ('band', dict(oob=.5))])
+def test_validation_rows_find_a_temperature_for_any_net_of_classes(y, kwargs, tmp_path):
+    if kwargs.get('members') == 1: kwargs = dict(oob=None) | kwargs
+    if 'loss_func' in kwargs:
+        f = kwargs['loss_func']
+        kwargs['loss_func'] = CrossEntropyLossFlat()
+        kwargs['loss_func'].func = f
+    learn, _ = sure_learner(tmp_path, y, **kwargs)
+    if kwargs.get('oob') is None:
+        with pytest.raises(ValueError, match="dl=learn.dls.valid"): learn.calibrate()
+    before = quietly(learn, 'get_preds')
+    temperature = quietly(learn, 'calibrate', learn.dls.valid)
+    assert temperature == pytest.approx(best_temperature(before[0].log(), before[1].flatten()), rel=1e-2)
+    assert torch.allclose(quietly(learn, 'get_preds')[0], (before[0].log()/temperature).softmax(1), atol=1e-4)
+    predictor = learn.predictor()
+    assert np.allclose(predictor(make_df(600)[400:]), quietly(learn, 'get_preds')[0], atol=1e-4)
+
+
+@pytest.mark.parametrize('make, says', [
+    (lambda: make_learner(), "compares numbers, not probabilities"),
+    (lambda: tabular_learner(make_dls('band')), "the model is a TabularModel"),
+    (lambda: make_learner('band', oob_members=1), "oob_members=1: the temperature")])
+def test_what_cannot_be_calibrated_says_so(make, says):
+    learn = make()
+    with pytest.raises(ValueError, match=says): quietly(learn, 'calibrate')
+    assert getattr(learn.model, 'temperature', None) is None
+
+
+def test_no_rows_to_calibrate_on(tmp_path):
+    learn = make_learner('band', make_dls('band', path=tmp_path))
+    with pytest.raises(ValueError, match="no rows: give one with some"):
+        learn.calibrate(learn.dls.test_dl(make_df(4)).new(dataset=learn.dls.train_ds.new_empty()))
+
+
+def test_the_best_temperature():
+    gen = torch.Generator().manual_seed(0)
+    z = 3*torch.randn(20_000, 4, generator=gen)
+    y = torch.multinomial((z/2.5).softmax(1), 1, generator=gen)
+    assert best_temperature(z, y) == pytest.approx(2.5, rel=.03)
+    one, labels = z[:, :1], torch.bernoulli((2*z).sigmoid(), generator=gen)
+    assert best_temperature(z, labels, 'sigmoid') == pytest.approx(.5, rel=.05)
+    assert best_temperature(one, labels[:, 0], 'sigmoid') == pytest.approx(.5, rel=.05)
+    # weights: rows of weight 0 do not count
+    w = (torch.arange(20_000) < 10_000).float()
+    mixed = torch.where(w[:, None] > 0, z, 10*z)
+    assert best_temperature(mixed, y, weights=w) == pytest.approx(2.5, rel=.05) != best_temperature(mixed, y)
+    assert 19 < best_temperature(-100*F.one_hot(y[:, 0], 4).float(), y) < 21  # always wrong: as hot as it gets
+
+
+def test_the_temperature_of_an_average_of_more_members_is_continued():
+    for n, t in {1: 2., 2: 1.4, 4: 1.2}.items(): assert _continued({n: t, 16: 1.}, n) == pytest.approx(t)
+    assert _continued({1: 2., 2: 1.5}, 8) == pytest.approx(1.5*(1.5/2)**.75)
+    assert _continued({1: 1., 2: 1., 4: 1.}, 8) == pytest.approx(1.)
+
+
+# --- intervals ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.parametrize('level', [.5, .9])
+def test_intervals_cover_what_was_asked_for(level, tmp_path):
+    rng, n = np.random.default_rng(0), 3000
+    df = pd.DataFrame({'shop': rng.choice(list('abc'), n), 'size': rng.normal(size=n)})
+    df['price'] = 5000 + 1000*(df['size'] + rng.standard_t(4, n)*np.where(df.shop == 'a', .2, 1))
+    dls = TabularDataLoaders.from_df(df, path=tmp_path, procs=[Categorify, Normalize], cat_names=['shop'], cont_names=['size'],
+                                     y_names='price', valid_idx=list(range(1000, n)), bs=100, device='cpu')
+    learn = fit(make_learner(dls=dls), 6)
+    (low, high), (preds, targs) = quietly(learn, 'oob_intervals', level=level), quietly(learn, 'get_preds')
+    assert low.shape == high.shape == preds.shape and (low < high).all()
+    assert ((low <= targs) & (targs <= high)).float().mean().item() == pytest.approx(level, abs=.04)
+    dl = learn.dls.test_dl(df[1000:1010])
+    assert torch.allclose(quietly(learn, 'oob_intervals', dl=dl, level=level)[0], low[:10], rtol=1e-4)
+
+
+def test_intervals_are_those_of_the_definition(tmp_path):
+    "Of two targets: quantiles of averages give or take errors, over all training rows that were left out"
+    dls = make_dls(['price', 'cost'], path=tmp_path)
+    learn = fit(make_learner(dls=dls))
+    outputs, left, new = of_members(learn), left_of(learn), of_members(learn, learn.dls.valid)
+    targs, known = torch.tensor(dls.train_ds.ys.to_numpy()).float(), left_of(learn).any(1)
+    low, high = quietly(learn, 'oob_intervals', level=.8)
+    for i in (0, 1):
+        own = torch.stack([outputs[j, left[j], i].mean() for j in known.nonzero()[:, 0]])
+        errors = (targs[known, i]-own).abs()
+        centres = torch.stack([new[:, left[j], i].mean(1) for j in known.nonzero()[:, 0]], 1)
+        n = len(errors)
+        k = math.ceil(.8*(n+1) - 1e-9)
+        assert torch.allclose(high[:, i], (centres+errors).kthvalue(k).values, atol=1e-4)
+        assert torch.allclose(low[:, i], -(-(centres-errors)).kthvalue(k).values, atol=1e-4)
+
+
+def test_intervals_that_cannot_be(tmp_path):
+    learn = make_learner(dls=make_dls(path=tmp_path))
+    for level in (0, 1, 1.2):
+        with pytest.raises(ValueError, match=f"level={level}"): learn.oob_intervals(level=level)
+    with pytest.raises(ValueError, match="too few for level=0.999: give at least 999"): quietly(learn, 'oob_intervals', level=.999)
+    with pytest.raises(ValueError, match="predicts classes, which have no intervals"): make_learner('band').oob_intervals()
+
+
+# --- estimators ---------------------------------------------------------------------------------------------------------
+
+X_names = ['shop', 'day', 'size', 'age']
+small = dict(n_epoch=2, layers=[20], random_state=0)
+
+
+def test_a_classifier_scores_itself():
+    df = make_df()
+    clf = DropConnectClassifier(oob_score=True, **small).fit(df[X_names], df.band)
+    p = clf.oob_decision_function_
+    known = ~np.isnan(p).any(1)
+    assert p.shape == (400, 3) and .3 < known.mean() < .7 and np.allclose(p[known].sum(1), 1, atol=1e-5)
+    assert clf.oob_score_ == accuracy_score(df.band[known], clf.classes_[p[known].argmax(1)])
+    again = pickle.loads(pickle.dumps(clf))
+    assert again.oob_score_ == clf.oob_score_ and clone(clf).get_params()['oob_score'] is True
+    clf.set_params(oob_score=False).fit(df[X_names], df.band)
+    assert not hasattr(clf, 'oob_score_') and not hasattr(clf, 'oob_decision_function_')
+    assert clf.learner_.model.leave_out is None
+
+
+def test_a_regressor_scores_itself_in_units_of_its_target():
+    df = make_df()
+    y = 1e15*(1e6 + df.price)  # which the net does not see like this
+    reg = DropConnectRegressor(oob_score=True, **small).fit(df[X_names], y)
+    known = ~np.isnan(reg.oob_prediction_)
+    assert reg.oob_prediction_.shape == (400,) and reg.oob_score_ == pytest.approx(r2_score(y[known], reg.oob_prediction_[known]))
+    assert reg.oob_prediction_[known].mean() == pytest.approx(y.mean(), rel=1e-5)
+    both = DropConnectRegressor(oob_score=lambda y, p: np.abs(y-p).mean(), oob=1., **small).fit(df[X_names], df[['price', 'cost']])
+    assert both.oob_prediction_.shape == (400, 2) and not np.isnan(both.oob_prediction_).any()
+    assert both.oob_score_ == pytest.approx(np.abs(df[['price', 'cost']]-both.oob_prediction_).to_numpy().mean())
+
+
+def test_rows_that_were_not_trained_on_have_no_left_out_prediction():
+    df, w = make_df(), np.ones(400)
+    w[:100], w[100:200] = 0, 3
+    reg = DropConnectRegressor(oob_score=True, oob=1., early_stopping=True, **small).fit(df[X_names], df.price, sample_weight=w)
+    known = ~np.isnan(reg.oob_prediction_)
+    assert not known[:100].any() and known.sum() == 270
+    # positions are those of X: what is predicted goes with the row
+    all_members = reg.predict(df[X_names])
+    assert np.corrcoef(reg.oob_prediction_[known], all_members[known])[0, 1] > .9
+
+
+def test_groups_of_an_estimator():
+    df = make_df().assign(person=np.arange(400)//10)
+    reg = DropConnectRegressor(oob_groups='person', oob_score=True, max_card=5, **small).fit(df[[*X_names, 'person']], df.price)
+    assert (pd.Series(np.isnan(reg.oob_prediction_)).groupby(df.person).nunique() == 1).all()
+    with pytest.raises(ValueError, match="oob_groups='nobody' is not a column of X"):
+        DropConnectRegressor(oob_groups='nobody', oob=.5, **small).fit(df[X_names], df.price)
+
+
+def test_a_classifier_calibrates_itself():
+    df, w = make_df(), np.random.default_rng(0).random(400)
+    plain, clf = (DropConnectClassifier(oob=.5, calibrate=o, **small).fit(df[X_names], df.band, sample_weight=w) for o in (False, True))
+    t = clf.learner_.model.temperature.item()
+    logp = np.log(plain.predict_proba(df[X_names]))/t
+    assert np.allclose(clf.predict_proba(df[X_names]), np.exp(logp)/np.exp(logp).sum(1, keepdims=True), atol=1e-5)
+    assert t != pytest.approx(1, abs=1e-3) and plain.learner_.model.temperature is None
+    without = DropConnectClassifier(oob=.5, calibrate=True, **small).fit(df[X_names], df.band)
+    assert without.learner_.model.temperature.item() != pytest.approx(t, rel=1e-4)
+
+
+@pytest.mark.parametrize('settings, says', [
+    (dict(oob=False, oob_score=True), "oob=False leaves out no rows"), (dict(members=1, oob_score=True), "members=1 is one net"),
+    (dict(config=dict(oob=False), calibrate=True), "oob=False leaves out no rows"), (dict(oob=7), "oob=7: give the share"),
+    (dict(oob=.5, config=dict(oob=.25)), "oob=0.5, and oob=0.25 in the config")])
+def test_settings_of_estimators_that_cannot_be(settings, says):
+    df = make_df(60)
+    with pytest.raises(ValueError, match=says): DropConnectClassifier(**small, **settings).fit(df[X_names], df.band)
