@@ -2,7 +2,8 @@
 
 Each method's settings are chosen on a slice of the training rows, and then fitted on all of them: rounds of boosted
 trees by early stopping, and whether they read native categories; learning rate and epochs of fastai's net; epochs of
-`learner-epochs`. `learner` is `dropconnect_learner` as it comes, TabM and RealMLP are as their authors recommend them.
+`learner-epochs`. `learner` and `estimator` are `dropconnect_learner` and the estimators as they come, TabM and RealMLP
+are as their authors recommend them.
 
     python benchmarks/thirty.py FOLDER --out results/thirty
 
@@ -33,6 +34,7 @@ from dropconnect_tab.bench.methods import METHODS as BENCH, coded_frames
 from dropconnect_tab.bench.packaged import load_packaged, packaged
 from dropconnect_tab.bench.runs import errors, run_methods
 from dropconnect_tab.bench.datasets import load_dataset
+from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -56,7 +58,7 @@ BOOSTED = dict(
 AUTHORS = ['realmlp', 'tabm']  # hours on a large dataset, so one seed, after all others
 SETTINGS = {'learner-half': (.5, {}), 'learner-twice': (2, {}), 'learner-four-times': (4, {}),
             **{f'learner-members-{n}': (1, dict(members=n)) for n in (1, 4, 16, 32)}}
-METHODS = ['fastai', 'learner', 'learner-epochs', *BOOSTED, *AUTHORS]
+METHODS = ['fastai', 'learner', 'learner-epochs', 'estimator', *BOOSTED, *AUTHORS]
 
 
 def load(name, folder):
@@ -73,6 +75,21 @@ def usual_epochs(n):
 def fit_net(name, dataset, seed, **settings):
     "Fit a method of the bench"
     return BENCH[name].variant(**settings).fit(dataset, seed, 'cpu')
+
+
+def fit_estimator(dataset, seed):
+    "Fit the estimator as it comes, with the dataset's columns: it sets rows aside that say when to stop"
+    cls = DropConnectClassifier if dataset.classes else DropConnectRegressor
+    model = cls(cat_names=list(dataset.cat_names), cont_names=list(dataset.cont_names), random_state=seed)
+    X = dataset.df[[*dataset.cat_names, *dataset.cont_names]]
+    start = time.perf_counter()
+    model.fit(X.iloc[dataset.train_idx], dataset.targets(dataset.train_idx))
+    seconds = time.perf_counter()-start
+    test = X.iloc[dataset.test_idx]
+    if not dataset.classes: return dict(pred=model.predict(test)[:, None], seconds=seconds)
+    pred = np.zeros((len(test), len(dataset.classes)))
+    pred[:, model.classes_] = model.predict_proba(test)
+    return dict(pred=pred, seconds=seconds)
 
 
 def hgb_takes_a_slice(): return 'X_val' in signature(HistGradientBoostingRegressor.fit).parameters
@@ -172,6 +189,7 @@ def methods_for(dataset, threads=1):
     natives = [dict(native=o) for o in ([False, True] if dataset.cat_names else [False])]
     found = [net('fastai', [dict(epochs=e, lr=lr) for lr in (.003, .01) for e in times(.5, 1, 2)], 'fastai'),
              net('learner', [dict(epochs=usual)]),
+             Tuned('estimator', fit_estimator, [{}], threads=threads),
              net('learner-epochs', [dict(epochs=e) for e in times(.5, 1, 2)]),
              *(net(k, [dict(epochs=times(f)[0], **more)]) for k, (f, more) in SETTINGS.items()),
              *(Tuned(k, partial(fit_boosted, k), natives, True, threads, (BOOSTED[k][0],) if k != 'hgb' else ())

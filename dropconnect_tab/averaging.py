@@ -46,24 +46,24 @@ class AverageWeights(Callback):
     def after_step(self):
         if (self.iter+1) % ceil(self.n_iter/self.times) and self.iter+1 < self.n_iter: return
         self.n += 1
-        if self.average is None: self.average = [o.clone() for o in self._weights]
-        for avg,o in zip(self.average, self._weights):
+        if self.mean is None: self.mean = [o.clone() for o in self._weights]
+        for avg,o in zip(self.mean, self._weights):
             if o.is_floating_point(): avg.lerp_(o, (self.power+1)/(self.n+self.power))
             else: avg.copy_(o)
 
     def restart(self):
         "Forget the average, and go on from the weights that are in the model"
-        self.average,self.own,self.n = None,None,0
+        self.mean,self.own,self.n = None,None,0
 
     def after_train(self):
         "Put the average in place of the weights"
-        if self.average is None or self.own is not None: return
+        if self.mean is None or self.own is not None: return
         self.own = [o.clone() for o in self._weights]
-        self._set(self.average)
+        self._set(self.mean)
 
     def after_fit(self):
         self.after_train()  # where a fit was cancelled in the middle of an epoch
-        self.average = self.own = None
+        self.mean = self.own = None
         self.run = True
 
     @torch.no_grad()
@@ -72,26 +72,28 @@ class AverageWeights(Callback):
 
 # %% ../nbs/07a_averaging.ipynb #bb85ab4c
 class KeepBest(TrackerCallback):
-    "Go back to the weights of the epoch with the lowest validation loss; stop when it has not been lower for long"
+    "Go back to the weights of the epoch with the lowest validation loss; stop when it has not fallen for long"
     order = 60
     def __init__(self,
-        patience:int=5, # Epochs without a lower loss before training stops
+        patience:int=5, # Epochs without a fall before training stops
         start:float=0., # Share of the training whose epochs do not count
-        slow:float=0., # Wait at least this share of the epochs up to the best one
+        slow:float=0., # Wait at least this share of the epochs up to the last fall
+        fall:float=0., # By what share the loss has to be lower for a fall
     ):
         super().__init__(monitor='valid_loss')
-        self.patience,self.start,self.slow = patience,start,slow
+        self.patience,self.start,self.slow,self.fall = patience,start,slow,fall
 
     def before_fit(self):
-        self.state,self.waited,self.found = None,0,0
+        self.state,self.fallen,self.since = None,float('inf'),0
         super().before_fit()
 
     def after_epoch(self):
         if self.epoch+1 <= self.start*self.n_epoch: return
         super().after_epoch()
-        self.waited = 0 if self.new_best else self.waited+1
-        if self.new_best: self.state,self.found = deepcopy(self.model.state_dict()),self.epoch+1
-        elif self.waited >= max(self.patience, self.slow*self.found): self.give_up()
+        if self.new_best: self.state = deepcopy(self.model.state_dict())
+        if self.best < self.fallen - self.fall*abs(self.fallen) or self.since == 0:
+            self.fallen,self.since = self.best,self.epoch+1
+        elif self.epoch+1-self.since >= max(self.patience, self.slow*self.since): self.give_up()
 
     def give_up(self): raise CancelFitException
 
@@ -100,26 +102,27 @@ class KeepBest(TrackerCallback):
         self.state = None
 
 class LowerRate(KeepBest):
-    "`KeepBest` that goes on from the best weights at a lower rate before it stops"
+    "`KeepBest` that first goes on from the best weights at a lower rate"
     def __init__(self,
-        average, # The `AverageWeights` of the training
-        patience:int=3, # Epochs without a lower loss at each rate
-        slow:float=.25, # At the first rate, wait at least this share of the epochs up to the best one
+        averager, # The `AverageWeights` of the training
+        patience:int=3, # Epochs without a fall at each rate
+        slow:float=.25, # At the first rate, wait at least this share of the epochs up to the last fall
+        fall:float=.003, # By what share the loss has to be lower for a fall
         times:int=2, # How often the rate is lowered
         by:float=5., # What it is divided by
     ):
-        super().__init__(patience, slow=slow)
-        self.average,self.times,self.by,self.scale,self.first_slow = average,times,by,1.,slow
+        super().__init__(patience, slow=slow, fall=fall)
+        self.averager,self.times,self.by,self.first_slow,self.scale = averager,times,by,slow,1.
 
     def before_fit(self):
-        self.left,self.scale,self.slow = self.times,1.,self.first_slow
+        self.scale,self.lowered,self.slow = 1.,0,self.first_slow
         super().before_fit()
 
     def give_up(self):
-        if not self.left: raise CancelFitException
-        self.left,self.scale,self.waited,self.slow = self.left-1,self.scale/self.by,0,0.
+        if self.lowered == self.times or self.state is None: raise CancelFitException
+        self.scale,self.lowered,self.slow,self.since = self.scale/self.by,self.lowered+1,0.,0
         self.model.load_state_dict(self.state)
-        self.average.restart()
+        self.averager.restart()
 
 # %% ../nbs/07a_averaging.ipynb #a06dbad2
 def most_epochs(n_rows):
@@ -128,15 +131,15 @@ def most_epochs(n_rows):
 
 @patch
 def fit_averaged(self:Learner,
-    n_epoch:int=None, # Epochs; None: until the validation loss stops falling, then the best epoch's weights
+    n_epoch:int=None, # Epochs; None: until the validation loss no longer falls, then the best epoch's weights
     lr=None, # Learning rate, or a slice; None: the learner's
     wd:float=None, # Weight decay; None: the learner's
-    patience:int=3, # Epochs without a lower validation loss before training stops, if `n_epoch` is None
+    patience:int=3, # Epochs without a fall of the validation loss before the rate is lowered, and at last training stops
     cbs=None, # More callbacks
     reset_opt:bool=False, # Make a new optimizer?
     start_epoch:int=0, # Epochs that are already done
 ):
-    "Fit at a constant rate with `AverageWeights`; without `n_epoch`, until the validation loss no longer falls"
+    "Fit at a constant rate with `AverageWeights`; without `n_epoch`, until the validation loss no longer falls at a lower one"
     check_whole('patience', patience, 1)
     if n_epoch is not None: check_whole('n_epoch', n_epoch, 1)
     elif not len(self.dls.valid): raise ValueError(

@@ -131,7 +131,7 @@ class _DropConnectEstimator(BaseEstimator):
         cbs=None, # More callbacks of fastai for the training, used as they are
         early_stopping:bool=False, # With `n_epoch`: keep the second half's epoch of lowest validation loss, and stop early?
         valid_pct:float=0.1, # Share of the rows set aside as validation rows, where `fit` gets no `X_val`
-        patience:int=5, # Epochs without a lower validation loss before training stops
+        patience:int=3, # Epochs without a lower validation loss before training stops, or its rate is lowered
         cat_names=None, # Columns that are categories whatever they hold; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are numbers whatever they hold
         max_card:int=20, # Whole numbers with at most so many different values are categories, unless they are years
@@ -342,7 +342,7 @@ def _join(self:_DropConnectEstimator, learn, every_row):
 def _train(self:_DropConnectEstimator, learn, every_row):
     "Fit; have the rows that were set aside joined the others?"
     if self.n_epoch is None:
-        learn.fit_averaged(None if len(learn.dls.valid_ds) else 20, wd=self.wd, patience=self.patience)
+        learn.fit_averaged(None if len(learn.dls.valid_ds) else 30, wd=self.wd, patience=self.patience)
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
