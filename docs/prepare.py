@@ -45,7 +45,7 @@ api_groups = {
     'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer'],
     'The model': ['model', 'layers'],
     'The callback': ['callback', 'masks'],
-    'The estimators': ['sklearn', 'frame'],
+    'The estimators': ['sklearn', 'frame', 'tune'],
     'A trained net': ['predict', 'interpret', 'serve', 'exported', 'fold']}
 rest = 'Shared by all'
 

@@ -1326,4 +1326,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'dropconnect_tab.sklearn._split_rows': ('sklearn.html#_split_rows', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._target_numbers': ( 'sklearn.html#_target_numbers',
                                                                                       'dropconnect_tab/sklearn.py'),
-                                         'dropconnect_tab.sklearn._threads': ('sklearn.html#_threads', 'dropconnect_tab/sklearn.py')}}}
+                                         'dropconnect_tab.sklearn._threads': ('sklearn.html#_threads', 'dropconnect_tab/sklearn.py')},
+            'dropconnect_tab.tune': { 'dropconnect_tab.tune.PruneTrial': ('tune.html#prunetrial', 'dropconnect_tab/tune.py'),
+                                      'dropconnect_tab.tune.PruneTrial.__init__': ( 'tune.html#prunetrial.__init__',
+                                                                                    'dropconnect_tab/tune.py'),
+                                      'dropconnect_tab.tune.PruneTrial.after_epoch': ( 'tune.html#prunetrial.after_epoch',
+                                                                                       'dropconnect_tab/tune.py'),
+                                      'dropconnect_tab.tune.PruneTrial.before_train': ( 'tune.html#prunetrial.before_train',
+                                                                                        'dropconnect_tab/tune.py'),
+                                      'dropconnect_tab.tune.suggest': ('tune.html#suggest', 'dropconnect_tab/tune.py')}}}

@@ -107,9 +107,26 @@ def test_examples_of_the_questions(tmp_path, monkeypatch):
     assert ns['several'].c == 2
 
 
+RECIPES = re.split(r'^## ', read('recipes'), flags=re.M)[1:]
+NEEDS = {'Optuna': 'optuna', 'TensorBoard': 'tensorboard', 'Weights': 'wandb', 'SHAP': 'shap'}
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda o: o.splitlines()[0])
+def test_recipes(recipe, tmp_path, monkeypatch):
+    "Each stands alone, and skips where its package is not installed"
+    for word, package in NEEDS.items():
+        if word in recipe.splitlines()[0]: pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    ns = {**home(), 'df': home()['df'].copy()}
+    found = re.findall(r'^```python\n(.*?)^```', recipe, re.M | re.S)
+    assert found
+    for o in found: exec(o, ns)
+
+
 def test_no_other_page_has_examples():
     run = {'index', 'start', 'entry_points', 'settings', 'training', 'estimators', 'uncertainty', 'when', 'faq',
-           'serving'}
+           'serving', 'recipes'}
     assert {o.stem for o in (root/'docs').glob('*.md') if examples(o.stem)} == run
 
 
