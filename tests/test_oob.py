@@ -282,11 +282,6 @@ def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):
     assert seen < .7 and score > 1 and score > .75*new
 
 
-def test_all_rows_are_learned_by_others_and_the_net_as_a_whole_is_good(tmp_path):
-    losses = [quietly(fit(make_learner(dls=make_dls(n=1000, path=tmp_path), seed=0, layers=[50, 20], oob=o), 8), 'validate')[0] for o in (None, .5)]
-    assert losses[1] < 1.3*losses[0]
-
-
 def test_resuming_and_loading_leave_out_the_same(tmp_path):
     learn = fit(make_learner('band', make_dls('band', path=tmp_path)))
     left, preds = left_of(learn), quietly(learn, 'oob_preds')[0]
