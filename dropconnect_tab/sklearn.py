@@ -172,17 +172,19 @@ class _DropConnectEstimator(BaseEstimator):
         tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
 
-    def _check_settings(self):
-        check_errors(self.errors)
-        for k,low in dict(n_epoch=1, patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
-        if self.bs is not None: check_whole('bs', self.bs, 2)
-        if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
-        for k,v in self._own(self.config or {}).items():
-            if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
-                f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
-        if self._needs_oob() and (self.oob is False or (self.config or {}).get('oob') is False): raise ValueError(
-            f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
-        if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
+# %% ../nbs/16_sklearn.ipynb #21ba1c3d
+@patch
+def _check_settings(self:_DropConnectEstimator):
+    check_errors(self.errors)
+    for k,low in dict(n_epoch=1, patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
+    if self.bs is not None: check_whole('bs', self.bs, 2)
+    if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
+    for k,v in self._own(self.config or {}).items():
+        if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
+            f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
+    if self._needs_oob() and (self.oob is False or (self.config or {}).get('oob') is False): raise ValueError(
+        f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
+    if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a part between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
 @patch
@@ -323,6 +325,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
         if self.oob_score: self._score_left_out(all_y, rows[train])
     self._serve()
 
+# %% ../nbs/16_sklearn.ipynb #efb775c6
 @patch
 def fit(self:_DropConnectEstimator,
     X, # Rows: DataFrame with columns of any type, or array; gaps are fine
@@ -476,10 +479,6 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         o = o*scale + shift*shifted
         return o[:,0] if self._flat else o
 
-    def _take_left_out(self, y, preds, known):
-        self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
-        return (y[:,0] if self._flat else y),self.oob_prediction_[known]
-
     def predict(self,
         X, # Rows
     ) -> np.ndarray: # (rows,), or (rows, targets) for several targets
@@ -502,6 +501,11 @@ def _float32_scale(self:DropConnectRegressor, y):
 def _rescaled(self:DropConnectRegressor, y):
     shift,scale = self._shift_scale
     return (y-shift)/scale
+
+@patch
+def _take_left_out(self:DropConnectRegressor, y, preds, known):
+    self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
+    return (y[:,0] if self._flat else y),self.oob_prediction_[known]
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f01
 def _labels(y):
@@ -557,10 +561,6 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
 
     def _shaped(self, o, shifted=True): return o
 
-    def _take_left_out(self, y, preds, known):
-        self.oob_decision_function_ = preds
-        return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
-
     def predict_proba(self,
         X, # Rows
     ) -> np.ndarray: # (rows, classes), in the order of `classes_`
@@ -575,11 +575,17 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    def score(self, X, y, sample_weight=None):
-        "Share of rows whose class is right"
-        return super().score(X, _labels(y), sample_weight)
-
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0b
+@patch
+def score(self:DropConnectClassifier, X, y, sample_weight=None):
+    "Share of rows whose class is right"
+    return super(DropConnectClassifier, self).score(X, _labels(y), sample_weight)
+
+@patch
+def _take_left_out(self:DropConnectClassifier, y, preds, known):
+    self.oob_decision_function_ = preds
+    return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
+
 @patch
 def _errors(self:DropConnectClassifier, train, weights, valid, preds, valid_weights):
     loss = getattr(self.loss_func, 'func', self.loss_func)
