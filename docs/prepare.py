@@ -46,7 +46,7 @@ api_groups = {
     'The model': ['model', 'layers'],
     'The callback': ['callback', 'masks'],
     'The estimators': ['sklearn', 'frame'],
-    'A trained net': ['predict', 'interpret', 'serve', 'exported', 'fold']}
+    'A trained net': ['predict', 'oob', 'interpret', 'serve', 'exported', 'fold']}
 rest = 'Shared by all'
 
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)
