@@ -42,11 +42,11 @@ tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertaint
 trees = [('tutorials', 'Tutorials'), ('', 'API'), ('bench', 'The bench')]
 # Modules of the reference by entry point, the one to read first before others; those of no group come last
 api_groups = {
-    'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer'],
+    'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer', 'averaging'],
     'The model': ['model', 'layers'],
     'The callback': ['callback', 'masks'],
     'The estimators': ['sklearn', 'frame', 'tune'],
-    'A trained net': ['predict', 'interpret', 'serve', 'exported', 'fold']}
+    'A trained net': ['predict', 'oob', 'interpret', 'serve', 'exported', 'fold']}
 rest = 'Shared by all'
 
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)

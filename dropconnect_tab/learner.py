@@ -91,6 +91,7 @@ def _check_config(config):
         f"the config has {', '.join(map(repr, own))}, which the learner takes, not the model: pass them to "
         "dropconnect_learner, as in **only_masks")
 
+# %% ../nbs/10_learner.ipynb #50ed000a
 def _cont_scale(to, cont_scale):
     "A `ContScale`, or None where numbers are left as they are"
     if cont_scale is None: return get_cont_scale(to)
@@ -147,6 +148,7 @@ def _callbacks(model, cbs):
     if model.weight_masks.kind.watches_steps and not has: cbs = cbs + [DropConnectCallback()]
     return cbs + [AverageMembers()] if model.members > 1 else cbs
 
+# %% ../nbs/10_learner.ipynb #8e0e2426
 @delegates(Learner.__init__)
 def dropconnect_learner(
     dls, # `TabularDataLoaders`

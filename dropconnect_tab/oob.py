@@ -8,11 +8,12 @@ __all__ = ['best_temperature']
 # %% ../nbs/11a_oob.ipynb #2ddb5be3
 import math
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch, torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.learner import Learner
-from fastai.metrics import AvgMetric
+from fastai.learner import Learner, Metric
+from fastai.torch_core import to_detach
 from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 
@@ -70,12 +71,15 @@ def oob_score(self:Learner,
     metric=None, # A function of outputs and targets, or a metric of fastai's, such as `accuracy`; None: the loss
 ) -> float:
     "A metric of the training rows that some members left out, each predicted by these"
+    if metric is not None and not callable(metric) and not isinstance(metric, Metric): raise ValueError(
+        f"metric={metric!r} is not a function of outputs and targets: give one, such as accuracy")
     outputs,rows,targs = _oob_outputs(self)
     device = next(self.model.parameters()).device
-    if isinstance(metric, AvgMetric): metric = metric.func
-    if metric is not None and not callable(metric): raise ValueError(
-        f"metric={metric!r} is not a function of outputs and targets: give one, such as accuracy")
-    return float((metric or self.loss_func)(outputs.to(device), targs[rows].to(device)))
+    outputs,targs = outputs.to(device),targs[rows].to(device)
+    if not isinstance(metric, Metric): return float((metric or self.loss_func)(outputs, targs))
+    metric.reset()
+    metric.accumulate(SimpleNamespace(pred=outputs, y=targs, yb=(targs,), to_detach=to_detach))
+    return float(metric.value)
 
 # %% ../nbs/11a_oob.ipynb #c7113090
 def _slope(beta, outputs, targs, weights, average):
@@ -83,7 +87,7 @@ def _slope(beta, outputs, targs, weights, average):
     if average == 'softmax':
         of_target = outputs.gather(1, targs.view(-1,1).long())[:,0]
         loss = ((beta*outputs).softmax(-1)*outputs).sum(-1) - of_target
-    else: loss = (((beta*outputs).sigmoid() - targs.view_as(outputs))*outputs).sum(-1)
+    else: loss = (((beta*outputs).sigmoid() - targs.view_as(outputs).to(outputs))*outputs).sum(-1)
     return (loss*weights).sum()
 
 _HOTTEST = 20. # Temperatures lie between this and one over this

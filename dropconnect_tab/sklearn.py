@@ -388,6 +388,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
     self._serve()
 
+# %% ../nbs/16_sklearn.ipynb #efb775c6
 @patch
 def fit(self:_DropConnectEstimator,
     X, # Rows: DataFrame with columns of any type, or array; gaps are fine
@@ -541,10 +542,6 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         o = o*scale + shift*shifted
         return o[:,0] if self._flat else o
 
-    def _take_left_out(self, y, preds, known):
-        self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
-        return (y[:,0] if self._flat else y),self.oob_prediction_[known]
-
     def predict(self,
         X, # Rows
     ) -> np.ndarray: # (rows,), or (rows, targets) for several targets
@@ -567,6 +564,11 @@ def _float32_scale(self:DropConnectRegressor, y):
 def _rescaled(self:DropConnectRegressor, y):
     shift,scale = self._shift_scale
     return (y-shift)/scale
+
+@patch
+def _take_left_out(self:DropConnectRegressor, y, preds, known):
+    self.oob_prediction_,y = self._shaped(preds),y.to_numpy()[known]
+    return (y[:,0] if self._flat else y),self.oob_prediction_[known]
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f01
 def _labels(y):
@@ -612,10 +614,6 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
 
     def _shaped(self, o, shifted=True): return o
 
-    def _take_left_out(self, y, preds, known):
-        self.oob_decision_function_ = preds
-        return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
-
     def predict_proba(self,
         X, # Rows
     ) -> np.ndarray: # (rows, classes), in the order of `classes_`
@@ -629,10 +627,6 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
         "The most probable class"
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
-
-    def score(self, X, y, sample_weight=None):
-        "Share of rows whose class is right"
-        return super().score(X, _labels(y), sample_weight)
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0c
 @patch
@@ -681,6 +675,16 @@ def _start_outputs(self:DropConnectClassifier):
     with torch.no_grad(): bias += torch.tensor(np.log((rates/rates.max()).clip(1e-6))).to(bias)
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0b
+@patch
+def score(self:DropConnectClassifier, X, y, sample_weight=None):
+    "Share of rows whose class is right"
+    return super(DropConnectClassifier, self).score(X, _labels(y), sample_weight)
+
+@patch
+def _take_left_out(self:DropConnectClassifier, y, preds, known):
+    self.oob_decision_function_ = preds
+    return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
+
 @patch
 def _errors(self:DropConnectClassifier, train, weights, valid, preds, valid_weights):
     loss = getattr(self.loss_func, 'func', self.loss_func)

@@ -67,7 +67,9 @@ class Column:
         members = getattr(model, 'members', 1)
         extras = dict({o: copy.deepcopy(getattr(model, o, None)) for o in ('y_scale', 'cont_scale')},
                       own_embeds=getattr(model, 'own_embeds', False))
-        if getattr(model, 'cont_embed', None): extras['cont_edges'] = get_cont_edges(learn.dls.train_ds, n_bins)
+        if getattr(model, 'cont_embed', None):
+            extras |= dict(cont_edges=get_cont_edges(learn.dls.train_ds, n_bins), cont_emb_sz=model.cont_embed.emb_sz)
+        if getattr(model, 'leave_out', None): extras['oob'] = model.leave_out.share
         kind = TabularModel if members == 1 else partial(DropConnectTabularModel, members=members, weight_p=0, **extras)
         return kind([(e.num_embeddings, e.embedding_dim) for e in model.embeds], model.n_cont,
                     list(find_linears(model).values())[-1].out_features, layers)
@@ -82,6 +84,7 @@ columns = {
     'resampled, callback': Column('resampled', 'callback'),
     'frozen, members': Column('frozen', 'model', members=3),
     'default': Column('trainable', 'model', make=dropconnect_learner, n_bins=n_bins),  # few rows get none
+    'rows left out': Column('trainable', 'model', make=dropconnect_learner, n_bins=n_bins, oob=.5),
 }
 
 

