@@ -1,4 +1,5 @@
 "What `from dropconnect_tab.all import *` brings: the entry points, what they add to a `Learner`, what errors name"
+from dropconnect_tab.averaging import AverageWeights
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
 from dropconnect_tab.embeddings import get_cont_edges, get_cont_scale
@@ -16,8 +17,8 @@ from dropconnect_tab.predict import calibrate_spread, interval_coverage, pred_in
 from dropconnect_tab.serve import Predictor
 
 __all__ = [  # for type checkers, which take imported names for private
-    'AverageMembers', 'calibrate_spread', 'draw_mask', 'dropconnect', 'dropconnect_config', 'dropconnect_learner',
-    'DropConnectCallback', 'DropConnectLinear', 'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam',
+    'AverageMembers', 'AverageWeights', 'best_temperature', 'calibrate_spread', 'draw_mask', 'dropconnect', 'dropconnect_config',
+    'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear', 'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam',
     'get_cont_edges', 'get_cont_scale', 'interval_coverage', 'load_predictor', 'MemberLoss', 'only_masks',
     'plot_coverage', 'plot_error_spread', 'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor',
     'TabTensorDL', 'WeightMasks']

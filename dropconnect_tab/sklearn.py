@@ -381,11 +381,11 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
             for cb,owner in zip(cbs, owners): cb.learn = owner
         if not all(o.isfinite().all() for o in learn.model.state_dict().values()):
             raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
+        names = [o for o in learn.recorder.metric_names if o not in ('epoch','time')]
+        self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
         if getattr(self, 'calibrate', False):
             with _quiet(learn): learn.calibrate()
         if self.oob_score: self._score_left_out(all_y, rows[np.concatenate([train,valid]) if joined else train])
-    names = [o for o in learn.recorder.metric_names if o not in ('epoch','time')]
-    self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
     self._serve()
 
 # %% ../nbs/16_sklearn.ipynb #efb775c6

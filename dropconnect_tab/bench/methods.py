@@ -354,7 +354,7 @@ _nets = (
     Method('deep-ensemble', fit_deep_ensemble, {**_our, 'nets':8}, searched_as=_dense),
     Method('default', fit_default, dict(epochs=8, bs=None), optional=dict(
         layers=(200,100), weight_p=None, mask='trainable', unit=None, members=8, own_embeds=True, emb_std=.3, n_bins=48,
-        cont_scale=True, y_scale=True, ps=0., embed_p=0., lr=.01, wd=.01, loader='tensors')),
+        cont_scale=True, y_scale=True, ps=.1, embed_p=0., lr=.01, wd=.01, loader='tensors')),
 )
 
 # %% ../../nbs/bench/04_methods.ipynb #6f0a1c22
