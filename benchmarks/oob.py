@@ -85,8 +85,8 @@ def oob_table(out):
                      *map(number, (o.temperature, o.best_temperature, o.ece, o.calibrated_ece, o.coverage))])
     head = ['dataset', 'left out', 'loss', 'over off', 'left-out loss over it', 'calibrated, over off', 'temperature',
             'best of the test', 'calibration error', 'calibrated', 'in 90% intervals']
-    return (f"Log loss, or squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training rows; means of "
-            f"{runs.seed.nunique()} seeds.\n\n" + '\n'.join(markdown(head, rows)))
+    return (f"Log loss, or squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training rows. "
+            f"Seeds: {runs.seed.nunique()}.\n\n" + '\n'.join(markdown(head, rows)))
 
 
 def main():

@@ -17,8 +17,8 @@ from dropconnect_tab.predict import calibrate_spread, interval_coverage, pred_in
 from dropconnect_tab.serve import Predictor
 
 __all__ = [  # for type checkers, which take imported names for private
-    'AverageMembers', 'AverageWeights', 'best_temperature', 'calibrate_spread', 'draw_mask', 'dropconnect', 'dropconnect_config',
-    'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear', 'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam',
-    'get_cont_edges', 'get_cont_scale', 'interval_coverage', 'load_predictor', 'MemberLoss', 'only_masks',
-    'plot_coverage', 'plot_error_spread', 'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor',
-    'TabTensorDL', 'WeightMasks']
+    'AverageMembers', 'AverageWeights', 'best_temperature', 'calibrate_spread', 'draw_mask', 'dropconnect',
+    'dropconnect_config', 'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear',
+    'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam', 'get_cont_edges', 'get_cont_scale',
+    'interval_coverage', 'load_predictor', 'MemberLoss', 'only_masks', 'plot_coverage', 'plot_error_spread',
+    'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL', 'WeightMasks']

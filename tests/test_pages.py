@@ -89,8 +89,9 @@ def test_examples_of_estimators(tmp_path, monkeypatch):
 
 def test_examples_of_uncertainty():
     ns, _ = run_examples('uncertainty')
-    assert any(isinstance(o, DropConnectLinear) for o in ns['learn'].model.modules())
-    assert ns['factor'] > 0 and (ns['low'] < ns['high']).all()
+    assert ns['factor'] > 0 and ns['std'].min() > 0 and (ns['low'] < ns['high']).all()
+    left_out = ns['preds'].isfinite()
+    assert left_out.any() and not left_out.all() and ns['learn'].model.leave_out.share == .5
 
 
 def test_examples_of_when_to_use_it():
