@@ -19,6 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -300,11 +301,18 @@ def counts_for(name, seed, nets, there):
 def lowest(line): return min(e for k, e in line['errors'].items() if k != 'trees')
 
 
+def is_done(lines):
+    "Has each net reached the lowest error at some row count of a target and seed, or are there no more?"
+    _, _, counts, enough = TARGETS[lines[0]['target']]
+    arms = [o for o in lines[0]['errors'] if o != 'trees']
+    return lines[-1]['rows'] == counts[-1] or all(min(o['errors'][a] for o in lines) <= enough[-1] for a in arms)
+
+
 def run(file, targets, seeds, minutes):
     "Add row counts, the lowest first, until each net has reached the lowest error; whether there was time for all"
     there, began = {key(o): o for o in read_jsonl(file)}, time.monotonic()
     for name, seed, nets in plan(targets, seeds):
-        left = None
+        seen = []
         for n in counts_for(name, seed, nets, there):
             line = there.get((name, n, seed, nets))
             if line is None:
@@ -312,8 +320,8 @@ def run(file, targets, seeds, minutes):
                 line = there[name, n, seed, nets] = fits(name, n, seed, nets)
                 append_jsonl(file, line)
                 print(name, n, seed, nets, line['errors'], line['seconds'], flush=True)
-            left = {k for k in left or line['errors'] if k != 'trees' and line['errors'][k] > TARGETS[name][3][-1]}
-            if not left: break
+            seen.append(line)
+            if is_done(seen): break
     return True
 
 
@@ -330,12 +338,14 @@ def rows_needed(counts, errors, enough):
 
 
 def needed(lines):
-    "(target, members, error) → arm → rows needed with each seed"
+    "(target, members, error) → arm → rows needed with each seed that is done"
     found, curves = defaultdict(lambda: defaultdict(list)), defaultdict(list)
-    for o in sorted(lines, key=lambda o: o['rows']):
-        for arm, e in o['errors'].items(): curves[o['target'], o['nets'], arm, o['seed']].append((o['rows'], e))
-    for (target, nets, arm, _), points in sorted(curves.items()):
-        for enough in TARGETS[target][3]: found[target, nets, enough][arm].append(rows_needed(*zip(*points), enough))
+    for o in sorted(lines, key=lambda o: o['rows']): curves[o['target'], o['nets'], o['seed']].append(o)
+    for (target, nets, _), curve in sorted(curves.items()):
+        if not is_done(curve): continue
+        for enough, arm in product(TARGETS[target][3], curve[0]['errors']):
+            counts, errors = zip(*((o['rows'], o['errors'][arm]) for o in curve))
+            found[target, nets, enough][arm].append(rows_needed(counts, errors, enough))
     return found
 
 
@@ -352,12 +362,12 @@ def shown(found):
     if not found: return ''
     def text(o): return f'{o:.2f}' if np.isfinite(o) else '∞'
     if not np.isfinite(found).all(): return f'{text(min(found))} to ∞' if np.isfinite(min(found)) else '∞'
-    return f'{text(mean_ratio(found))} ({text(min(found))}–{text(max(found))})'
+    return text(mean_ratio(found)) + (f' ({text(min(found))}–{text(max(found))})' if len(found) > 1 else '')
 
 
 def median_rows(found):
     middle = float(np.median(found))
-    return f'{middle:.3g}' if middle < 1000 else f'{middle:,.0f}' if np.isfinite(middle) else 'not reached'
+    return f'{float(f"{middle:.2g}"):,.0f}' if np.isfinite(middle) else 'not reached'
 
 
 def theory_table(out):
@@ -371,7 +381,7 @@ def theory_table(out):
         rows.append([name + (', eight members' if nets > 1 else ''), enough, len(arms['dense']),
                      median_rows(arms['dense']), *(shown(ratios(arms, o)) for o in others)])
     every = [(o, [r for (_, nets, _), arms in found.items() if nets == 1 and (r := ratios(arms, o))]) for o in others]
-    rows.append(['all targets', '', '', '', *(shown([mean_ratio(r) for r in rs]) for _, rs in every)])
+    rows.append(['mean', '', '', '', *(shown([mean_ratio(r) for r in rs]) for _, rs in every)])
     head = ['target', 'error', 'seeds', 'rows that dense needs', *others]
     return ('# Training rows that nets need\n\n'
             f'Training rows after which the error on {TEST:,} test rows is as low as the second column says: the share '
@@ -380,29 +390,34 @@ def theory_table(out):
             'Further columns say how many times as many rows others need: the geometric mean over seeds, the lowest '
             'and the highest (∞: not with as many rows as were tried). The numbers are the columns that a neuron of '
             "the first layer starts with; *later 2* is the library's default, whose second layer starts with two "
-            'neurons; *scaled* is the dense start with a first layer as large as that of four columns. In the last row '
-            f"is the mean over targets. Layers of {LAYERS[0]} and {LAYERS[1]} neurons, {STEPS:,} steps of {BATCH} rows. "
+            'neurons; *scaled* is the dense start with a first layer as large as that of four columns. The last row has the '
+            f'geometric means of the rows above it. Layers of {LAYERS} neurons, {STEPS:,} steps of {BATCH} rows. '
             'Written by `benchmarks/theory.py`.\n\n' + '\n'.join(markdown(head, rows)))
 
 
 def draw(out):
-    "Rows needed, relative to the dense start, by what a neuron of the first layer starts with"
+    "Rows needed, relative to the dense start, by what a neuron of the first layer starts with, and by all else"
     found = needed(read_jsonl(out/'runs.jsonl'))
-    ticks = [*ARMS, 'trees']
-    kinds = list(dict.fromkeys(o[0] for o in TARGETS.values()))
-    fig, axs = plt.subplots(1, len(kinds), figsize=(3.2*len(kinds), 4.2), layout='constrained', sharey=True,
+    ticks = ['2', '4', '8', '16', 'dense', '4, later 2', 'dense, scaled', 'trees']
+    kinds = list(dict.fromkeys(v[0] for k, v in TARGETS.items() if (k, 1, v[3][0]) in found))
+    fig, axs = plt.subplots(1, len(kinds), figsize=(3.4*len(kinds), 4.2), layout='constrained', sharey=True,
                             squeeze=False)
     for ax, kind in zip(axs[0], kinds):
+        rows = [(k, e) for k, v in TARGETS.items() for e in v[3] if v[0] == kind and (k, 1, e) in found]
+        for i, (name, enough) in enumerate(rows):
+            by_tick = [ratios(found[name, 1, enough], o) for o in ticks]
+            means = np.array([mean_ratio(o) if o and np.isfinite(o).all() else np.nan for o in by_tick])
+            ax.plot(range(5), means[:5], marker='o', color=f'C{i}', label=f'{name}, error {enough:g}')
+            ax.plot(range(5, len(ticks)), means[5:], 'o', color=f'C{i}')
+            for x, seeds in enumerate(by_tick): ax.plot([x]*len(seeds), seeds, '.', color=f'C{i}', alpha=.4)
         ax.axhline(1, color='black', lw=.8, ls='--')
-        for name, (_, _, _, errors) in TARGETS.items():
-            if TARGETS[name][0] != kind or not (arms := found.get((name, 1, errors[-1]))): continue
-            means = [mean_ratio(r) if (r := ratios(arms, o)) else np.nan for o in ticks]
-            ax.plot(range(len(ticks)), np.where(np.isfinite(means), means, np.nan), marker='o', lw=1, label=name)
-        ax.set(xticks=range(len(ticks)), yscale='log', title=kind)
+        ax.set(xticks=range(len(ticks)), yscale='log', ylim=(.15, 2.5), title=kind)
+        ax.set(yticks=[.25, .5, 1, 2], yticklabels=['0.25', '0.5', '1', '2'])
         ax.set_xticklabels(ticks, rotation=60, ha='right')
+        ax.minorticks_off()
         ax.grid(alpha=.3)
-        ax.legend(frameon=False, fontsize=8)
-    axs[0, 0].set_ylabel('training rows needed, relative to a dense start')
+        ax.legend(frameon=False, fontsize=8, loc='lower left')
+    axs[0, 0].set_ylabel('rows needed, relative to a dense start')
     write_whole(out/'theory.png', lambda p: fig.savefig(p, dpi=90, format='png'))
     plt.close()
 

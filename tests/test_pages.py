@@ -9,7 +9,7 @@ import pytest
 from helpers import root, side_by_side
 from new_user import blocks, train, write_houses
 
-from dropconnect_tab.all import DropConnectLinear, DropConnectTabularModel
+from dropconnect_tab.all import DropConnectTabularModel
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.runs import read_runs, run_methods
 from dropconnect_tab.bench.datasets import load_dataset

@@ -263,10 +263,39 @@ def test_members_come_from_the_files(said_by, quick_intervals):
     for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
 
 
-@pytest.mark.parametrize('name', ['settings', 'dropout'])
+@pytest.mark.parametrize('name', ['settings', 'dropout', 'theory'])
 def test_tables_of_slices_come_from_the_files(said_by, name):
     out = root/'results'/name
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
+
+
+def test_what_is_said_of_a_sparse_start(said_by):
+    "Fewer rows for the parity of 4 and, where rows are few, for a product beside noise; about as many elsewhere"
+    said = said_by('theory')
+    found = said['needed'](read_jsonl(root/'results'/'theory'/'runs.jsonl'))
+    def fewer(name, arm, error, nets=1):
+        "By how many percent"
+        return round(100*(1-said['mean_ratio'](said['ratios'](found[name, nets, error], arm))))
+    three, four, friedman = 'parity of 3 among 40', 'parity of 4 among 30', 'Friedman, 60 noise'
+    assert [fewer(four, o, .1) for o in ('2', '4', '8', '16', '4, later 2')] == [21, 27, 20, 7, 17]
+    by_seed = said['ratios'](found[four, 1, .1], '4')
+    assert len(by_seed) == 3 and [round(100*(1-f(by_seed))) for f in (max, min)] == [17, 33]
+    assert fewer(three, '2', .1) == 9 and max(said['ratios'](found[three, 1, .1], '2')) < 1
+    assert all(min(r) < 1 < max(r) for o in ('4', '8', '16', '4, later 2')
+               for r in [said['ratios'](found[three, 1, .1], o)])
+    assert [[fewer(friedman, o, e) for o in ('2', '4, later 2')] for e in (.3, .15)] == [[42, 29], [12, 4]]
+    sparse = [o for o in said['ARMS'] if not o.startswith('dense')]
+    controls = ('majority of 5 among 40', .1), ('RiskAversion of insurance', .15)
+    found_there = [fewer(name, o, e) for name, e in controls for o in sparse]
+    assert (min(found_there), max(found_there)) == (-24, 10)
+    assert all(abs(fewer(name, '4, later 2', e)) <= 2 for name, e in controls)
+    scaled = [-fewer(o, 'dense, scaled', e) for o, e in ((three, .1), (four, .1), (friedman, .3), (friedman, .15))]
+    assert (min(scaled), max(scaled)) == (12, 26)
+    assert [fewer(o, '4, later 2', .1, nets=8) for o in (three, four)] == [0, 7]
+    trees = {k: np.array(said['ratios'](v, 'trees')) for k, v in found.items() if k[1] == 1}
+    assert np.isinf(trees.pop((three, 1, .1))).all() and np.isinf(trees.pop((four, 1, .1))).sum() == 2
+    assert all((o <= [min(r) for r in zip(*(said['ratios'](found[k], a) for a in said['ARMS'] if a != 'dense'))]).all()
+               for k, o in trees.items())
 
 
 def test_what_is_said_of_dropout(said_by):
