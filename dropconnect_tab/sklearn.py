@@ -160,6 +160,8 @@ class _DropConnectEstimator(BaseEstimator):
 
     def _start_outputs(self): pass  # by what is known of the targets
 
+    def _calibrate_by(self, learn, dl): pass  # rows that were not trained on
+
 # %% ../nbs/16_sklearn.ipynb #2a0b2819
 @patch
 def _check_settings(self:_DropConnectEstimator):
@@ -332,6 +334,7 @@ def _join(self:_DropConnectEstimator, learn, every_row):
     before = rec.values,rec.losses,rec.lrs,rec.iters
     best = int(np.argmin([o[1] for o in rec.values]))+1
     lr = float(rec.lrs[best*len(learn.dls.train)-1])
+    self._calibrate_by(learn, learn.dls.valid)
     learn.dls.loaders = [every_row,learn.dls.valid.new(learn.dls.valid_ds.iloc[:0])]
     with learn.removed_cbs([o for o in learn.cbs if isinstance(o, TrackerCallback)]):  # there is no loss to track
         learn.fit_averaged(max(2, round(best/4)), lr, wd=self.wd)
@@ -346,8 +349,7 @@ def _train(self:_DropConnectEstimator, learn, every_row):
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
-    joins = self.n_epoch is None and every_row is not None
-    if joins: self._join(learn, every_row)
+    if joins := self.n_epoch is None and every_row is not None: self._join(learn, every_row)
     return joins
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
@@ -584,7 +586,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def __init__(self,
         *,
         class_weight=None, # Weight of classes, times that of rows: dict, or 'balanced': equal totals; None: 1 each
-        calibrate:bool=False, # Divide outputs by the temperature that suits rows best by the members that left them out?
+        calibrate:bool=None, # Temperature from rows that members left out? None: from those set aside, where some are
         **kwargs
     ):
         self.class_weight,self.calibrate = class_weight,calibrate
@@ -673,6 +675,11 @@ def _start_outputs(self:DropConnectClassifier):
     dl = self.learner_.dls.train
     rates = np.bincount(dl.dataset.ys.iloc[:,0], dl.row_weights, len(self.classes_))
     with torch.no_grad(): bias += torch.tensor(np.log((rates/rates.max()).clip(1e-6))).to(bias)
+
+@patch
+def _calibrate_by(self:DropConnectClassifier, learn, dl):
+    if self.calibrate is None and self.loss_func is None:
+        with _quiet(learn): learn.calibrate(dl)
 
 # %% ../nbs/16_sklearn.ipynb #d7ed7f0b
 @patch

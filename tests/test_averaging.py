@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 from fastai.tabular.all import (
-    Callback, CancelFitException, SaveModelCallback, TrackerCallback, set_seed, tabular_learner, trainable_params)
+    Callback, CancelFitException, LabelSmoothingCrossEntropyFlat, SaveModelCallback, TrackerCallback, set_seed,
+    tabular_learner, trainable_params)
 from helpers import hidden, make_df, make_dls, plain_learner
 
 from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, most_epochs
@@ -293,3 +294,12 @@ def test_the_learner_has_the_same_fit():
     learn.fit_averaged()
     losses = [o[1] for o in learn.recorder.values]
     assert learn.validate()[0] == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_rows_that_were_set_aside_calibrate_a_classifier(few):
+    def temperature(**kwargs): return estimate(DropConnectClassifier, n=400, **kwargs).learner_.model.temperature
+    assert temperature() > 0
+    assert temperature(calibrate=False) is None and temperature(n_epoch=2) is None
+    assert temperature(loss_func=LabelSmoothingCrossEntropyFlat()) is None
+    assert estimate().learner_.model.temperature is None
