@@ -1,8 +1,9 @@
-"""How long should a net be trained, and with how much dropout? On slices of the training rows of thirty datasets.
+"""How long should a model be trained, and with how much dropout? On slices of the training rows of thirty datasets.
 
-Every fit is `dropconnect_learner` as it comes but for its epochs, its dropout and, by `--settings`, other arguments. Of
-datasets with more training rows than ROWS, so many are drawn at random. Results go to OUT/runs.jsonl, a line for each
-fit, and the table to OUT/epochs.md. What is there is not repeated.
+`one-cycle` is `dropconnect_learner` as it comes, for a number of epochs, with its own dropout or another. `estimator` is
+the estimator as it comes, which chooses the number of epochs by a tenth of its rows. Of datasets with more training rows
+than ROWS, so many are drawn at random. Results go to OUT/runs.jsonl, a line for each fit, and the table to
+OUT/epochs.md. What is there is not repeated.
 
     python benchmarks/epochs.py FOLDER --out results/epochs
 
@@ -19,7 +20,7 @@ import pandas as pd
 from fastai.tabular.all import set_seed
 from fastprogress.fastprogress import progress_bar
 from files import markdown, once, write_study
-from thirty import DATASETS, load
+from thirty import DATASETS, fit_estimator, load
 from threadpoolctl import threadpool_limits
 
 from dropconnect_tab.bench.datasets import dataset_dls
@@ -30,7 +31,7 @@ from dropconnect_tab.learner import dropconnect_learner
 
 warnings.filterwarnings('ignore')
 
-EPOCHS, PS = (3, 6, 12, 24, 48), (0., .3)
+EPOCHS = (6, 12, 24, 48)
 MAX_TEST = 5000
 
 
@@ -43,19 +44,23 @@ def part(name, folder, rows, seed):
     return replace(t, train_idx=train, test_idx=test)
 
 
-def fit(t, epochs, seed, **settings):
-    "Error on the slice, that of the best constant, and seconds of a fit"
-    n = len(t.train_idx)
+def one_cycle(t, seed, epochs, ps):
+    "Predictions for the slice by the learner; `ps` is its dropout, None its own"
     set_seed(seed, reproducible=True)
-    learn = dropconnect_learner(dataset_dls(t, batch_size(n), 'cpu', 'tensors'), seed=seed, **settings)
-    begun = time.process_time()
+    learn = dropconnect_learner(dataset_dls(t, batch_size(len(t.train_idx)), 'cpu', 'tensors'), seed=seed, ps=ps)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs)
-        pred, y = learn.get_preds()[0].numpy(), t.targets(t.test_idx)
+        return learn.get_preds()[0].numpy()
+
+
+def fit(t, seed, epochs=None, ps=None):
+    "Error on the slice, that of the best constant, and seconds of the processor"
+    begun = time.process_time()
+    pred = one_cycle(t, seed, epochs, ps) if epochs else fit_estimator(t, seed)['pred']
+    seconds, y = time.process_time()-begun, t.targets(t.test_idx)
     measure = 'logloss' if t.classes else 'rmse'
-    return dict(train=n, classes=len(t.classes or []), cats=len(t.cat_names), conts=len(t.cont_names),
-                bs=batch_size(n), error=errors(pred, y, measure)[measure], constant=constant(t, y),
-                seconds=round(time.process_time()-begun, 2))
+    return dict(train=len(t.train_idx), error=errors(pred, y, measure)[measure], constant=constant(t, y),
+                seconds=round(seconds, 2))
 
 
 def constant(t, y):
@@ -66,34 +71,41 @@ def constant(t, y):
 
 
 def epochs_table(out):
-    "For each dataset, the error of each length and dropout over the lowest of them, as Markdown"
+    "For each dataset the lowest error, that of each fit over it, and the time of the estimator; as Markdown"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
-    errs = runs.pivot_table(index=['train', 'dataset'], columns=['ps', 'epochs'], values='error', aggfunc='mean')
+    runs['fit'] = pd.Categorical(runs.fit, runs.fit.unique())
+    by = dict(index=['train', 'dataset'], columns='fit', aggfunc='mean', observed=True)
+    errs, secs = (runs.pivot_table(values=o, **by) for o in ('error', 'seconds'))
     over = errs.div(errs.min(axis=1), axis=0)
     rows = [[name, n, f'{errs.loc[n, name].min():.4f}', *('' if v != v else f'{v:.3f}' for v in row)]
             for (n, name), row in over.iterrows()]
-    return ('The lowest error on the slice, and that of each length (epochs) and dropout (`ps`) over it.\n\n'
-            + '\n'.join(markdown(['dataset', 'rows', 'lowest', *(f'{e}, ps={p}' for p, e in over)], rows)))
+    mean = ['geometric mean', '', '', *(f'{v:.3f}' for v in np.exp(np.log(over).mean()))]
+    worst = ['worst', '', '', *(f'{v:.3f}' for v in over.max())]
+    seconds = ['median seconds', '', '', *(f'{v:.0f}' for v in secs.median())]
+    return ('The lowest error on the slice, and that of each fit over it. Where no dropout is named, it is the '
+            "learner's own.\n\n" + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, mean, worst, seconds])))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', type=Path)
     p.add_argument('--datasets', nargs='+', default=DATASETS)
-    p.add_argument('--epochs', type=int, nargs='+', default=EPOCHS)
-    p.add_argument('--ps', type=float, nargs='+', default=PS)
-    p.add_argument('--rows', type=int, default=5000, help="training rows, at most; 5000 by default")
+    p.add_argument('--epochs', type=int, nargs='*', default=EPOCHS, help="of one-cycle schedules")
+    p.add_argument('--ps', type=float, nargs='+', default=[None], help="dropout of these, other than the learner's")
+    p.add_argument('--no-estimator', action='store_true', help="leave the estimator out")
+    p.add_argument('--rows', type=int, default=3000, help="training rows, at most; 3000 by default")
     p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
+    fits = {f"one-cycle {e}{'' if ps is None else f', ps={ps}'}": dict(epochs=e, ps=ps)
+            for ps in args.ps for e in args.epochs}
+    if not args.no_estimator: fits['estimator'] = {}
 
     def fill(file):
         for seed, name in progress_bar([(s, o) for s in range(args.seeds) for o in args.datasets]):
             t = part(name, args.folder, args.rows, seed)
-            for ps in args.ps:
-                for epochs in args.epochs:
-                    key = dict(dataset=name, rows=args.rows, epochs=epochs, ps=ps, seed=seed)
-                    once(file, key, lambda: fit(t, epochs, seed, ps=ps))
+            for label, settings in fits.items():
+                once(file, dict(dataset=name, fit=label, rows=args.rows, seed=seed), lambda: fit(t, seed, **settings))
     with threadpool_limits(1): write_study(args.out, 'epochs', fill, epochs_table)
 
 
