@@ -234,7 +234,7 @@ def test_rows_that_were_set_aside_join_at_the_end(cls, few):
 
 @pytest.mark.slow
 def test_valid_pct_and_patience_have_effects(few):
-    usual, more, patient = estimate(), estimate(valid_pct=.4), estimate(patience=9)
+    usual, more, patient = (estimate(members=1, layers=[4], **o) for o in ({}, dict(valid_pct=.4), dict(patience=9)))
     assert not np.allclose(usual.history_.valid_loss[0], more.history_.valid_loss[0])
     assert patient.history_.valid_loss.count() > usual.history_.valid_loss.count()
 

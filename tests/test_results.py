@@ -263,6 +263,23 @@ def test_members_come_from_the_files(said_by, quick_intervals):
     for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
 
 
+@pytest.mark.parametrize('folder', ['epochs', 'epochs/dropout'])
+def test_what_is_said_of_epochs(said_by, folder):
+    out = root/'results'/folder
+    assert said_by('epochs')['epochs_table'](out) == (out/'epochs.md').read_text()
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
+    errs = runs.pivot_table(index='dataset', columns='fit', values='error')
+    over = errs.div(errs.min(axis=1), axis=0)
+    mean, worst = np.exp(np.log(over).mean()), over.max()
+    if folder == 'epochs':
+        assert errs.shape == (12, 5) and (round(mean['estimator'], 3), round(worst['estimator'], 3)) == (1.006, 1.019)
+        assert mean.drop('estimator').idxmin() == 'one-cycle 12'
+        assert (round(mean['one-cycle 12'], 2), round(worst['one-cycle 12'], 2)) == (1.07, 1.42)
+    else:
+        usual, none = (errs[f'one-cycle 6, ps={o}'] for o in (.1, .0))
+        assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
+
+
 @pytest.mark.parametrize('name', ['settings', 'dropout', 'theory'])
 def test_tables_of_slices_come_from_the_files(said_by, name):
     out = root/'results'/name
