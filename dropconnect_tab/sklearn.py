@@ -157,9 +157,7 @@ class _DropConnectEstimator(BaseEstimator):
         return tags
 
     def _weights(self, y, sample_weight): return sample_weight  # those that rows count by
-
     def _start_outputs(self): pass  # by what is known of the targets
-
     def _calibrate_by(self, learn, dl): pass  # rows that were not trained on
 
 # %% ../nbs/16_sklearn.ipynb #2a0b2819
