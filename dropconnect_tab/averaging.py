@@ -7,7 +7,6 @@ __all__ = ['AverageWeights', 'KeepBest', 'LowerRate', 'most_epochs']
 
 # %% ../nbs/07a_averaging.ipynb #2277881a
 from copy import deepcopy
-from math import ceil
 
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelFitException
@@ -41,11 +40,12 @@ class AverageWeights(Callback):
     def before_train(self):
         "Go on with the weights that the optimizer has left"
         if self.own is not None: self._set(self.own)
-        self.own = None
+        self.own,self.part = None,0
 
     def after_step(self):
-        if (self.iter+1) % ceil(self.n_iter/self.times) and self.iter+1 < self.n_iter: return
-        self.n += 1
+        part = (self.iter+1)*self.times//self.n_iter  # of the epoch; where gradients are accumulated, steps are rare
+        if part == self.part: return
+        self.part,self.n = part,self.n+1
         if self.mean is None: self.mean = [o.clone() for o in self._weights]
         for avg,o in zip(self.mean, self._weights):
             if o.is_floating_point(): avg.lerp_(o, (self.power+1)/(self.n+self.power))

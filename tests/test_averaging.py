@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 from fastai.tabular.all import (
-    Callback, CancelFitException, LabelSmoothingCrossEntropyFlat, SaveModelCallback, TrackerCallback, set_seed,
-    tabular_learner, trainable_params)
+    Callback, CancelFitException, GradientAccumulation, LabelSmoothingCrossEntropyFlat, SaveModelCallback,
+    TrackerCallback, set_seed, tabular_learner, trainable_params)
 from helpers import hidden, make_df, make_dls, plain_learner
 
 from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, most_epochs
@@ -63,6 +63,15 @@ def test_times_says_how_often_weights_enter():
     a, b = learner(), learner()
     for o, times in ((a, 1), (b, 5)): o.fit(2, 1e-2, cbs=AverageWeights(times=times))
     assert not torch.equal(a.model.layers[0][0].weight, b.model.layers[0][0].weight)
+
+
+def test_gradients_that_are_accumulated():
+    "Of five batches the second and the fourth take a step"
+    learn, watch = learner(), Watch()
+    learn.fit(1, 1e-2, cbs=[GradientAccumulation(2*64), AverageWeights(power=0, times=4), watch])
+    assert len(watch.steps) == 2
+    mean = torch.stack([o['layers.0.0.weight'] for o in watch.steps]).mean(0)
+    torch.testing.assert_close(learn.model.layers[0][0].weight.data, mean)
 
 
 def test_training_goes_on_as_if_nothing_were_averaged():
@@ -234,7 +243,7 @@ def test_rows_that_were_set_aside_join_at_the_end(cls, few):
 
 @pytest.mark.slow
 def test_valid_pct_and_patience_have_effects(few):
-    usual, more, patient = (estimate(members=1, layers=[4], **o) for o in ({}, dict(valid_pct=.4), dict(patience=9)))
+    usual, more, patient = (estimate(**o) for o in ({}, dict(valid_pct=.4), dict(patience=9)))
     assert not np.allclose(usual.history_.valid_loss[0], more.history_.valid_loss[0])
     assert patient.history_.valid_loss.count() > usual.history_.valid_loss.count()
 
