@@ -20,6 +20,7 @@ import pandas as pd
 from fastai.tabular.all import set_seed
 from fastprogress.fastprogress import progress_bar
 from files import markdown, once, write_study
+from robust import constant
 from thirty import DATASETS, fit_estimator, load
 from threadpoolctl import threadpool_limits
 
@@ -61,13 +62,6 @@ def fit(t, seed, epochs=None, ps=None):
     measure = 'logloss' if t.classes else 'rmse'
     return dict(train=len(t.train_idx), error=errors(pred, y, measure)[measure], constant=constant(t, y),
                 seconds=round(seconds, 2))
-
-
-def constant(t, y):
-    "The error of the best constant"
-    if t.classes is None: return float(np.sqrt(((y-t.targets(t.train_idx).mean())**2).mean()))
-    shares = np.bincount(t.targets(t.train_idx), minlength=len(t.classes))/len(t.train_idx)
-    return float(-np.log(shares.clip(1e-7))[y].mean())
 
 
 def epochs_table(out):

@@ -63,7 +63,7 @@ class AverageWeights(Callback):
 
     def after_fit(self):
         self.after_train()  # where a fit was cancelled in the middle of an epoch
-        self.mean = self.own = None
+        self.restart()
         self.run = True
 
     @torch.no_grad()
@@ -93,7 +93,10 @@ class KeepBest(TrackerCallback):
         if self.new_best: self.state = deepcopy(self.model.state_dict())
         if self.best < self.fallen - self.fall*abs(self.fallen) or self.since == 0:
             self.fallen,self.since = self.best,self.epoch+1
-        elif self.epoch+1-self.since >= max(self.patience, self.slow*self.since): self.give_up()
+        elif self.epoch+1-self.since >= self.wait: self.give_up()
+
+    @property
+    def wait(self): return max(self.patience, self.slow*self.since)
 
     def give_up(self): raise CancelFitException
 
@@ -101,6 +104,7 @@ class KeepBest(TrackerCallback):
         if self.state is not None: self.model.load_state_dict(self.state)
         self.state = None
 
+# %% ../nbs/07a_averaging.ipynb #bb85ab4d
 class LowerRate(KeepBest):
     "`KeepBest` that first goes on from the best weights at a lower rate"
     def __init__(self,
@@ -112,15 +116,21 @@ class LowerRate(KeepBest):
         by:float=5., # What it is divided by
     ):
         super().__init__(patience, slow=slow, fall=fall)
-        self.averager,self.times,self.by,self.first_slow,self.scale = averager,times,by,slow,1.
+        self.averager,self.times,self.by,self.lowered = averager,times,by,0
 
     def before_fit(self):
-        self.scale,self.lowered,self.slow = 1.,0,self.first_slow
+        self.lowered = 0
         super().before_fit()
+
+    @property
+    def scale(self): return self.by**-self.lowered
+
+    @property
+    def wait(self): return self.patience if self.lowered else super().wait
 
     def give_up(self):
         if self.lowered == self.times or self.state is None: raise CancelFitException
-        self.scale,self.lowered,self.slow,self.since = self.scale/self.by,self.lowered+1,0.,0
+        self.lowered,self.since = self.lowered+1,0
         self.model.load_state_dict(self.state)
         self.averager.restart()
 

@@ -288,10 +288,6 @@ def _threads(n_jobs):
 
 # %% ../nbs/16_sklearn.ipynb #e57d211c
 @patch
-def _fewer_epochs(self:_DropConnectEstimator):
-    return f"fewer epochs than n_epoch={self.n_epoch}, " if self.n_epoch else ''
-
-@patch
 def _compare_with_constant(self:_DropConnectEstimator):
     "A warning where the net predicts validation rows worse than the same answer to all would"
     learn = self.learner_
@@ -299,10 +295,11 @@ def _compare_with_constant(self:_DropConnectEstimator):
     (weights,valid_weights),train = (getattr(o, 'row_weights', None) for o in learn.dls.loaders),learn.dls.train_ds.ys
     with _quiet(learn): preds = learn.get_preds(1, inner=True)[0].numpy().astype(np.float64)  # no epoch to record
     errors = self._errors(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
+    fewer = f"fewer epochs than n_epoch={self.n_epoch}, " if self.n_epoch else ''
     for name,(what,net,whose,constant) in zip(train, errors):
         if net > constant: warnings.warn(
             f"{name!r} has a {what} of {net:.4g} on {len(preds):,} validation rows, worse than {whose}, "
-            f"{constant:.4g}: try {self._fewer_epochs()}a lower lr than {self.lr}, or more rows")
+            f"{constant:.4g}: try {fewer}a lower lr than {self.lr}, or more rows")
 
 @patch
 def _score_left_out(self:_DropConnectEstimator, y, rows):
