@@ -3,7 +3,8 @@
 Each method's settings are chosen on a slice of the training rows, and then fitted on all of them: rounds of boosted
 trees by early stopping, and whether they read native categories; learning rate and epochs of fastai's net; epochs of
 `learner-epochs`. `learner` and `estimator` are `dropconnect_learner` and the estimators as they come, TabM and RealMLP
-are as their authors recommend them.
+are as their authors recommend them. `fastai-untuned` is fastai's net with the learner's epochs and a rate of 0.01, and
+`one-word` is what its user gets from changing one word: the learner with fastai's loader and the same epochs.
 
     python benchmarks/thirty.py FOLDER --out results/thirty
 
@@ -58,7 +59,7 @@ BOOSTED = dict(
 AUTHORS = ['realmlp', 'tabm']  # hours on a large dataset, so one seed, after all others
 SETTINGS = {'learner-half': (.5, {}), 'learner-twice': (2, {}), 'learner-four-times': (4, {}),
             **{f'learner-members-{n}': (1, dict(members=n)) for n in (1, 4, 16, 32)}}
-METHODS = ['fastai', 'learner', 'learner-epochs', 'estimator', *BOOSTED, *AUTHORS]
+METHODS = ['fastai', 'fastai-untuned', 'one-word', 'learner', 'learner-epochs', 'estimator', *BOOSTED, *AUTHORS]
 
 
 def load(name, folder):
@@ -188,6 +189,8 @@ def methods_for(dataset, threads=1):
         return Tuned(label, partial(fit_net, name), tried, threads=threads, requires=requires)
     natives = [dict(native=o) for o in ([False, True] if dataset.cat_names else [False])]
     found = [net('fastai', [dict(epochs=e, lr=lr) for lr in (.003, .01) for e in times(.5, 1, 2)], 'fastai'),
+             net('fastai-untuned', [dict(epochs=usual)], 'fastai'),
+             net('one-word', [dict(epochs=usual, loader='fastai')]),
              net('learner', [dict(epochs=usual)]),
              Tuned('estimator', fit_estimator, [{}], threads=threads),
              net('learner-epochs', [dict(epochs=e) for e in times(.5, 1, 2)]),

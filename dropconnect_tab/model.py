@@ -173,22 +173,21 @@ def train(self:DropConnectTabularModel, mode=True):
     if mode and not torch.is_inference_mode_enabled(): check_can_train(self)
     return super(DropConnectTabularModel, self).train(mode)
 
-@patch
-def _without_left_out(self:DropConnectTabularModel, outputs, left):
-    "`outputs` of members, (rows, members, outputs), whose gradient ends at pairs that are `left` out"
-    # The rest grows, so that a member's gradient keeps its size; 0 also in place of NaN
-    def only_kept(grad): return grad.masked_fill(left[...,None], 0.)/self.leave_out.kept
-    if outputs.requires_grad: outputs.register_hook(only_kept)
-    return outputs
+def _stop_left_out(x, left, kept=1.):
+    "`x`, (rows, members, values), whose gradient ends at pairs that are `left` out, and is divided by `kept` elsewhere"
+    def only_kept(grad): return grad.masked_fill(left[...,None], 0.)/kept  # 0 also in place of NaN
+    if left is not None and x.requires_grad: x.register_hook(only_kept)
+    return x
 
 @patch
 def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
     left = self.leave_out(x_cat, x_cont) if self.training and self.leave_out else None
     if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
-    if self.cont_embed or self.own_embeds: res = self.layers(self._columns(x_cat, x_cont))
+    # Batch statistics would lead the gradient of other rows back to embeddings that only rows left out have
+    if self.cont_embed or self.own_embeds: res = self.layers(_stop_left_out(self._columns(x_cat, x_cont), left))
     else: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
     if self.y_scale is not None: res = self.y_scale(res)
-    if left is not None: res = self._without_left_out(res, left)
+    if left is not None: res = _stop_left_out(res, left, self.leave_out.kept)  # a member's gradient keeps its size
     if self.members > 1:
         if not self.average: return res
         if self.training: return for_member_loss(res, left)

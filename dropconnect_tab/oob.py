@@ -91,6 +91,7 @@ def _slope(beta, outputs, targs, weights, average):
     return (loss*weights).sum()
 
 _HOTTEST = 20. # Temperatures lie between this and one over this
+_SPREAD = .5 # Standard deviation of log temperatures before anything is known of the rows
 
 def best_temperature(
     outputs:torch.Tensor, # (rows, outputs), in the terms of the loss
@@ -98,13 +99,15 @@ def best_temperature(
     average:str='softmax', # What makes probabilities of outputs: 'softmax' or 'sigmoid'
     weights:torch.Tensor=None, # Weight of each row
 ) -> float:
-    "The number by which outputs have to be divided for the lowest log loss"
+    """The number by which outputs have to be divided for the lowest log loss. Its logarithm has a normal prior, so that
+    a few rows whose classes are all right do not make the net certain"""
     outputs = outputs.double()
-    weights = outputs.new_ones(len(outputs)) if weights is None else weights.double()
+    weights = outputs.new_ones(len(outputs)) if weights is None else (weights/weights.mean()).double()
     low,high = -math.log(_HOTTEST),math.log(_HOTTEST)  # of 1/temperature, in which the log loss has one minimum
     for _ in range(40):
         mid = (low+high)/2
-        if _slope(math.exp(mid), outputs, targs, weights, average) > 0: high = mid
+        slope = math.exp(mid)*_slope(math.exp(mid), outputs, targs, weights, average) + mid/_SPREAD**2
+        if slope > 0: high = mid
         else: low = mid
     return math.exp(-(low+high)/2)
 
