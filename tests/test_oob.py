@@ -482,6 +482,26 @@ def test_the_best_temperature():
     assert 19 < best_temperature(-100*F.one_hot(y[:, 0], 4).float(), y) < 21  # always wrong: as hot as it gets
 
 
+def test_few_rows_whose_classes_are_all_right_do_not_make_a_net_certain():
+    "Without a prior the temperature would be the lowest there is; many rows outweigh it"
+    y = torch.arange(200) % 3
+    right = 3.*F.one_hot(y, 3)
+    assert .3 < best_temperature(right, y) < .6
+    assert best_temperature(right.repeat(1000, 1), y.repeat(1000)) < best_temperature(right, y)
+    assert best_temperature(right, y, weights=torch.full((200,), 1000.)) == best_temperature(right, y)
+
+
+def test_a_category_that_a_member_leaves_out_keeps_its_embedding():
+    "Batch statistics do not lead the gradient of other rows to it, which Adam would make a step of full size"
+    model = make_model(oob=1., oob_groups=[0])
+    cats, conts = rows(200)
+    model(cats, conts).sum().backward()
+    left = model.leave_out(cats, conts)
+    for code in range(6):
+        moved = model.embeds[0].weight.grad[code].abs().sum(1) > 0
+        assert torch.equal(moved, ~left[cats[:, 0] == code][0])
+
+
 def test_the_temperature_of_an_average_of_more_members_is_continued():
     for n, t in {1: 2., 2: 1.4, 4: 1.2}.items(): assert _continued({n: t, 16: 1.}, n) == pytest.approx(t)
     assert _continued({1: 2., 2: 1.5}, 8) == pytest.approx(1.5*(1.5/2)**.75)
