@@ -72,7 +72,7 @@ def test_examples_of_training():
     ns, learners = run_examples('training')
     assert learners[1].model.members == 16 and ns['mean'].shape == ns['std'].shape == (200, 1)
     assert type(ns['fast'].train).__name__ == 'TabTensorDL'
-    assert ns['answer'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
+    assert ns['predictor'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
 
 
 def test_examples_of_estimators(tmp_path, monkeypatch):
