@@ -3,12 +3,7 @@
 Pages are `docs/*.md`, the reference in `nbs/*.ipynb` and `nbs/bench/*.ipynb` and the tutorials in
 `nbs/tutorials/*.ipynb`, with their stored outputs: no cell is run. What a notebook exports is shown as its signature,
 docstring and table of arguments, taken from the module. Links between files of the repository become links between
-pages, or to the repository where a file is not a page.
-
-In `docs/*.md`, lines of their own:
-
-- `<!-- include ../README.md#the-settings -->`: a file without its title, or one section of it without its heading
-- `<!-- list ../nbs/tutorials -->`: the pages of a folder, with their descriptions
+pages, or to the repository where a file is not a page. A toctree stands in a comment, which GitHub hides.
 """
 import ast
 import inspect
@@ -22,11 +17,12 @@ from pathlib import Path
 from urllib.parse import urldefrag
 
 import nbformat
-from fastcore.basics import first
 from fastcore.docments import can_render, docments, docstring, empty
 from fastcore.foundation import L
 from nbdev.doclinks import patch_name
 from nbformat.v4 import new_markdown_cell
+
+from fill import directives, groups, module_of
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
@@ -34,48 +30,19 @@ package, branch = 'dropconnect_tab', 'main'
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 repository = settings['DEFAULT']['repository']
-# Tutorials in the order in which they build on each other; others come after them
-tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets',
-                   'why']
 
 # Folders of notebooks in the navigation, and what stands above each
 trees = [('tutorials', 'Tutorials'), ('', 'API'), ('bench', 'The bench')]
-# Modules of the reference by entry point, the one to read first before others; those of no group come last
-api_groups = {
-    'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer', 'averaging'],
-    'The model': ['model', 'layers'],
-    'The callback': ['callback', 'masks'],
-    'The estimators': ['sklearn', 'frame', 'tune'],
-    'A trained net': ['predict', 'oob', 'interpret', 'serve', 'exported', 'fold']}
-rest = 'Shared by all'
 
 re_fence = re.compile(r'^(`{3,}|~{3,}).*?^\1`*[ \t]*$', re.M | re.S)
 re_link = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
-re_include = re.compile(r'^<!-- include (\S+) -->$', re.M)
-re_list = re.compile(r'^<!-- list (\S+) -->$', re.M)
-re_heading = re.compile(r'^(#+) (.+)$', re.M)
+re_toctree = re.compile(r'^<!--\n(```\{toctree\}.*?^```)\n-->$', re.M | re.S)
 
 
 def read(path): return path.read_text(encoding='utf-8')
 
 
-def directives(cell): return {o[0]: o[1:] for l in re.findall(r'^#\|(.*)$', cell.source, re.M) if (o := l.split())}
-
-
-def module_of(nb):
-    "Name of the module that `nb` exports to, or None"
-    return first(d['default_exp'][0] for c in nb.cells if 'default_exp' in (d := directives(c)))
-
-
 def api_page(mod): return f"api/{mod.replace('.', '/')}.ipynb"
-
-
-def slug(heading): return re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-')
-
-
-def headings(text):
-    "Matches of the headings of `text`, which has comments with the same sign in its code"
-    return list(re_heading.finditer(re_fence.sub(lambda m: re.sub(r'[^\n]', ' ', m[0]), text)))
 
 
 def outside_code(f, text):
@@ -91,51 +58,20 @@ class Site:
     def __init__(self, out):
         self.out = out
         self.pages = {o: o.name for o in sorted((root/'docs').glob('*.md'))}  # source → page, relative to `out`
-        self.notebooks, self.symbols, self.included = {}, {}, {}
+        self.notebooks, self.symbols = {}, {}
         for path in (o for folder in ('', 'bench', 'tutorials') for o in sorted((root/'nbs'/folder).glob('*.ipynb'))):
             nb = self.notebooks[path] = nbformat.read(path, 4)
             mod = module_of(nb)
             if mod: self.symbols.update({nm: mod for c in nb.cells for nm in exported(c)})
             self.pages[path] = api_page(mod) if mod else f'tutorials/{path.name}'
         self.github = f'{repository}/blob/{branch}/'
-        for page in self.pages:
-            if page.suffix == '.md':
-                for target in re_include.findall(read(page)):
-                    path, anchor = self.split(target, page)
-                    self.included[path, anchor] = '#' + target_name(path, anchor)
-                    for h in headings(section(read(path), anchor, target)[0]):
-                        self.included.setdefault((path, slug(h[2])), f'{page.name}#{slug(h[2])}')
-        self.pages = {k: v for k, v in self.pages.items() if (k, '') not in self.included}
-
-    def split(self, target, source):
-        "Path and anchor of a link in `source`"
-        path, anchor = urldefrag(target)
-        return (source.parent/path).resolve() if path else source, anchor
-
-    def listed(self, folder):
-        "The notebooks of `folder` in the order of the navigation"
-        found = [o for o in self.notebooks if o.parent == folder]
-        place = {o: i for i, o in enumerate(tutorials_first)}
-        return sorted(found, key=lambda o: (place.get(o.stem, len(place)), o.name))
-
-    def groups(self, folder):
-        "The notebooks of `folder` below the names of their groups; None: a folder without groups"
-        found = self.listed(folder)
-        if folder != root/'nbs': return {None: found}
-        place = {module_of(self.notebooks[o]): o for o in found}
-        groups = {k: [place.pop(m) for m in modules if m in place] for k, modules in api_groups.items()}
-        return groups | ({rest: list(place.values())} if place else {})
-
-    def title(self, path):
-        "Title and description of a notebook"
-        text = self.notebooks[path].cells[0].source
-        return re.search(r'^# (.+)', text)[1], (re.search(r'^> (.+)', text, re.M) or ['', ''])[1]
 
     def link(self, target, source, page, image=False):
         "`target`, as it stands in the file `source`, for the page `page`"
         if target.startswith(self.github): target, source = target.removeprefix(self.github), root/'README.md'
         if re.match(r'\w+:', target): return target
-        path, anchor = self.split(target, source)
+        path, anchor = urldefrag(target)
+        path = (source.parent/path).resolve() if path else source
         if not path.exists(): raise SystemExit(f"{source.relative_to(root)}: there is no {target}")
         name = path.relative_to(root)
         if image:
@@ -143,8 +79,6 @@ class Site:
             return os.path.relpath(f'images/{flat}', Path(page).parent)
         anchored = f'#{anchor}' if anchor else ''
         if path in self.pages: return os.path.relpath(self.pages[path], Path(page).parent) + anchored
-        if found := self.included.get((path, anchor)):
-            return found if found[0] == '#' else os.path.relpath(found, Path(page).parent)
         return f'{self.github}{name}{anchored}'
 
     def links(self, text, source, page):
@@ -163,38 +97,20 @@ class Site:
         def line(l): return l if l.startswith('#') else re.sub(r'(?<![`\[}])`([\w.]+(?:\(\))?)`(?![`\]])', change, l)
         return outside_code(lambda o: '\n'.join(map(line, o.split('\n'))), text)
 
-    def include(self, target, source, before):
-        "The section `target`, its headings below the last one of the text `before` it"
-        path, anchor = self.split(target, source)
-        part, level = section(read(path), anchor, target)
-        shift = len(headings(before)[-1][1]) - level
-        part = outside_code(lambda o: re_heading.sub(lambda h: '#'*(len(h[1])+shift) + f' {h[2]}', o), part)
-        part = part.replace(' ± ', '\u00a0±\u00a0')  # not broken in narrow columns
-        return f'({target_name(path, anchor)})=\n\n{self.links(part, path, source.name)}'
-
     def page(self, source):
         "A hand-written page"
-        page, text = self.pages[source], ''
-        for i, part in enumerate(re_include.split(read(source))):  # text, target, text, target, ..., text
-            text += self.include(part, source, text) if i%2 else self.links(part, source, page)
-        text = re_list.sub(lambda m: '\n'.join(self.entries((source.parent/m[1]).resolve())), text)
-        text = self.name_symbols(text, page)
+        page = self.pages[source]
+        text = re_toctree.sub(r'\1', read(source)).replace(' ± ', '\u00a0±\u00a0')  # not broken in narrow columns
+        text = self.name_symbols(self.links(text, source, page), page)
         if source.stem == 'index': text += ''.join(self.toctree(*o) for o in trees)
         (self.out/page).write_text(text, encoding='utf-8')
-
-    def entries(self, folder):
-        res = []
-        for group, paths in self.groups(folder).items():
-            if group: res += ['', f'**{group}**', '']
-            res += [f'- [{t}]({self.pages[o]}): {d}' for o in paths for t, d in [self.title(o)]]
-        return res
 
     def toctree(self, folder, caption):
         def tree(name, paths):
             pages = '\n'.join(self.pages[o].removesuffix('.ipynb') for o in paths)
             return f'\n```{{toctree}}\n:hidden:\n:caption: {name}\n\n{pages}\n```\n'
         return ''.join(tree(f'{caption}: {group[0].lower()}{group[1:]}' if group else caption, paths)
-                       for group, paths in self.groups(root/'nbs'/folder).items())
+                       for group, paths in groups(root/'nbs'/folder).items())
 
     def notebook(self, source):
         page, nb = self.pages[source], self.notebooks[source]
@@ -233,21 +149,6 @@ class Site:
         fence = '````' if kind == 'class' else '```'
         sig = '' if kind == 'property' else signature(fn, kind == 'method')
         return f'{fence}{{py:{kind}}} {nm}{sig}\n:module: {package}.{mod}\n\n' + '\n\n'.join(body) + f'\n{fence}'
-
-
-def target_name(path, anchor): return slug(f'{path.relative_to(root).with_suffix("")}-{anchor}'.replace('/', '-'))
-
-
-def section(text, anchor, target):
-    "The text below the title of `text`, or below its heading `anchor`; and the level of that heading"
-    heads = headings(text)
-    if not anchor:
-        if not heads or heads[0].start() or heads[0][1] != '#': return text.strip(), 1  # no title
-        anchor = slug(heads[0][2])
-    found = first(h for h in heads if slug(h[2]) == anchor)
-    if not found: raise SystemExit(f"include {target}: there is no such heading")
-    end = first(h.start() for h in heads if h.start() > found.start() and len(h[1]) <= len(found[1])) or len(text)
-    return text[found.end():end].strip(), len(found[1])
 
 
 def exported(cell):

@@ -7,14 +7,13 @@ from functools import cache
 
 import pytest
 from helpers import root, side_by_side
-from new_user import blocks, train, write_houses
+from new_user import blocks, write_houses
 
 from dropconnect_tab.all import DropConnectTabularModel
 from dropconnect_tab.bench.methods import METHODS
 from dropconnect_tab.bench.runs import read_runs, run_methods
 from dropconnect_tab.bench.datasets import load_dataset
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.sklearn import DropConnectRegressor
 
 pytestmark = pytest.mark.slow
 
@@ -73,14 +72,13 @@ def test_examples_of_training():
     ns, learners = run_examples('training')
     assert learners[1].model.members == 16 and ns['mean'].shape == ns['std'].shape == (200, 1)
     assert type(ns['fast'].train).__name__ == 'TabTensorDL'
-    assert ns['answer'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
+    assert ns['predictor'](dict(shop='a', size=.3, age=-1.)).shape == (1,)
 
 
 def test_examples_of_estimators(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_houses(tmp_path)
-    houses = train()
-    ns = dict(houses, DropConnectRegressor=DropConnectRegressor)
+    ns = {}
     for o in examples('estimators'): exec(o, ns)
     assert ns['search'].cv_results_['params'][0].keys() == {'weight_p', 'mask'} and ns['search'].n_features_in_ == 4
     assert ns['mean'].shape == ns['std'].shape == (100,) and ns['std'].min() > 0
