@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from dropconnect_tab.bench.bulldozers import bulldozers_dataset
-from dropconnect_tab.bench.many import report_many
+from dropconnect_tab.bench.many import read_many, report_many
 from dropconnect_tab.bench.methods import METHODS as BENCH, coded_frames
 from dropconnect_tab.bench.packaged import load_packaged, packaged
 from dropconnect_tab.bench.runs import errors, run_methods
@@ -59,6 +59,8 @@ BOOSTED = dict(
 AUTHORS = ['realmlp', 'tabm']  # hours on a large dataset, so one seed, after all others
 SETTINGS = {'learner-half': (.5, {}), 'learner-twice': (2, {}), 'learner-four-times': (4, {}),
             **{f'learner-members-{n}': (1, dict(members=n)) for n in (1, 4, 16, 32)}}
+PAIRS = [('one-word', 'fastai-untuned'), *((a, b) for a in ('estimator', 'learner') for b in
+                                          ('fastai', 'xgb', 'lgbm', 'catboost', 'hgb', 'realmlp', 'tabm'))]
 METHODS = ['fastai', 'fastai-untuned', 'one-word', 'learner', 'learner-epochs', 'estimator', *BOOSTED, *AUTHORS]
 
 
@@ -231,7 +233,9 @@ def main(args=None):
             known = methods_for(dataset, args.threads)
             run_methods(dataset, [known[o] for o in labels], 1 if authors else args.seeds, args.out, 'cpu',
                         jobs=args.jobs, preds=False)
-    if {'fastai', 'learner'} <= {*args.methods}: print(report_many(args.out, 'learner'))
+    ran = {*read_many(args.out).method}
+    ours = next((o for o in ('estimator', 'learner') if o in ran), None)
+    if ours and 'fastai' in ran: print(report_many(args.out, ours, pairs=PAIRS))
 
 
 if __name__ == '__main__': main()

@@ -20,8 +20,8 @@ docs = Path(__file__).resolve().parent
 root = docs.parent
 
 # Tutorials in the order in which they build on each other; others come after them
-tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'uncertainty', 'bulldozers', 'other_datasets',
-                   'why']
+tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'one_fit', 'uncertainty', 'bulldozers',
+                   'other_datasets', 'why']
 # Modules of the reference by entry point, the one to read first before others; those of no group come last
 api_groups = {
     'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer', 'averaging'],
@@ -86,7 +86,9 @@ def pages(folder):
     import cog
     for group, found in groups((docs/folder).resolve()).items():
         cog.outl(f'\n**{group}**\n' if group else '')
-        for path, nb in found.items(): cog.outl('- [{}]({}): {}'.format(title(nb)[0], f'{folder}/{path.name}', title(nb)[1]))
+        for path, nb in found.items():
+            name, said = title(nb)
+            cog.outl(f'- [{name}]({folder}/{path.name}): {said}')
     cog.outl()
 
 

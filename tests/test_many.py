@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dropconnect_tab.bench.many import (_level, count_wins, error_and_time, format_datasets, format_many, over_best,
-                                        plot_error_time, plot_ranks, rank_many, ratio_interval, read_many, report_many)
+from dropconnect_tab.bench.many import (_level, count_wins, error_and_time, format_datasets, format_many, format_pairs,
+                                        over_best, plot_error_time, plot_ranks, rank_many, ratio_interval, read_many, report_many)
 
 
 def made_up(errors, seeds=2, noise=0., task='regression', **changed):
@@ -120,6 +120,17 @@ def test_small_datasets_get_a_star():
     assert '*' not in format_datasets(runs, small=100).replace('**', '')
 
 
+def test_pairs_are_compared_where_both_ran_and_the_worst_dataset_is_named():
+    runs = pd.concat([made_up(dict(a=[1, 3, 1], b=[2, 2, None])),
+                      made_up(dict(a=[1], b=[2], c=[1]), task='classification').replace('d0', 'c0')])
+    runs.loc[runs.method == 'a', 'seconds'] = 5.
+    head, _, ab, ac = format_pairs(runs, [('a', 'b'), ('a', 'c')]).splitlines()
+    assert 'error ratio, regression | error ratio, classification' in head
+    assert ab.startswith('| a | b | 3 | 0.866 [') and '| **0.500** [0.500, 0.500] | 2/0/1 | 1.50 (d1) | 5 |' in ab
+    assert ac == '| a | c | 1 |  | 1.000 [1.000, 1.000] | 0/1/0 | 1.00 (c0) | 5 |'
+    with pytest.raises(ValueError, match="method='x' has no runs"): count_wins(runs, 'a', 'x')
+
+
 def test_unknown_methods_are_named():
     runs = made_up(dict(a=[1], b=[2], c=[None, 1]))
     for call in (lambda: ratio_interval(runs, 'a', 'xgb'), lambda: count_wins(runs, 'xgb', 'a'),
@@ -141,6 +152,8 @@ def test_the_report_keeps_tasks_apart_and_is_made_from_files_alone(tmp_path):
     pictures = {'error_time', *(f'{o}_{t}' for o in ('error_time', 'ranks') for t in ('regression', 'classification'))}
     assert {o.stem for o in tmp_path.glob('*.png')} == pictures
     assert report_many(tmp_path) == text
+    paired = report_many(tmp_path, pairs=[('default', 'xgb'), ('default', 'lgbm')])
+    assert paired.replace(text[text.index('## Regr'):], '').count('| default | xgb | 3 |') == 1 and 'lgbm' not in paired
 
 
 @pytest.mark.slow

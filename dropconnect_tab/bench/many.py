@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_many', 'mean_errors', 'over_best', 'ratio_interval', 'count_wins', 'Ranks', 'rank_many', 'plot_ranks',
-           'error_and_time', 'plot_error_time', 'format_many', 'format_datasets', 'report_many']
+           'error_and_time', 'plot_error_time', 'format_many', 'format_datasets', 'format_pairs', 'report_many']
 
 # %% ../../nbs/bench/08_many.ipynb #e5a40003
 from dataclasses import dataclass
@@ -148,14 +148,16 @@ def plot_ranks(
     return fig
 
 # %% ../../nbs/bench/08_many.ipynb #e5a40026
+def _log_seconds(runs):
+    return np.log(runs.pivot_table(index='dataset', columns='method', values='seconds', aggfunc='mean'))
+
 def error_and_time(
     runs:pd.DataFrame, # From `read_many`
     base:str='fastai', # Method whose fit time is 1
 ) -> pd.DataFrame: # A row for each method, the best first. Columns: error, time, datasets
     "Geometric means of each method's error over the best, and of its fit time over that of `base` on the same datasets"
     _errors_of(runs, base)
-    seconds = np.log(runs.pivot_table(index='dataset', columns='method', values='seconds', aggfunc='mean'))
-    best = over_best(runs)
+    seconds,best = _log_seconds(runs),over_best(runs)
     return pd.DataFrame(dict(error=np.exp(np.log(best).mean()), time=np.exp(seconds.sub(seconds[base], axis=0).mean()),
                              datasets=best.notna().sum())).loc[best.columns]
 
@@ -226,11 +228,33 @@ def format_datasets(
             for name,o in mean_errors(runs)[methods].iterrows()]
     return _markdown(['dataset', 'test rows', *methods], rows)
 
+# %% ../../nbs/bench/08_many.ipynb #e5a40039
+def format_pairs(
+    runs:pd.DataFrame, # From `read_many`
+    pairs:list, # Of methods: the errors and fit times of the first are divided by those of the second
+) -> str: # Markdown
+    "Ratios of the errors of pairs of methods, wins, ties and losses, the dataset with the highest ratio, and fit times"
+    tasks,seconds = sorted(runs.task.unique(), reverse=True),_log_seconds(runs)
+    def ratio(some, *pair):
+        try: return _ratio(*ratio_interval(some, *pair))
+        except ValueError: return ''  # they have no dataset in common
+    rows = []
+    for method,other in pairs:
+        logs = np.log(mean_errors(runs)[[method,other]].dropna()) @ [1,-1]
+        rows.append([method, other, str(len(logs)), *(ratio(runs[runs.task==o], method, other) for o in tasks),
+                     '/'.join(map(str, count_wins(runs, method, other))), f'{np.exp(logs.max()):.2f} ({logs.idxmax()})',
+                     f'{np.exp((seconds[method]-seconds[other]).mean()):.2g}'])
+    head = ['method', 'beside', 'datasets', *(f'error ratio, {o}' for o in tasks), 'wins/ties/losses', 'worst',
+            'fit time ratio']
+    return _markdown(head, rows)
+
+
 # %% ../../nbs/bench/08_many.ipynb #e5a40037
 def report_many(
     out, # As for `read_many`
     method:str='default', # As for `format_many`
     base:str='fastai', # As for `error_and_time`
+    pairs:list=(), # As for `format_pairs`; those of methods that did not run are left out
 ) -> str: # Markdown
     "Write what the runs on all datasets say to `many.md`, with pictures of ranks, and of error and time"
     out,runs,parts = Path(out),read_many(out),[]
@@ -243,6 +267,7 @@ def report_many(
             said = f"Friedman's test over {ranks.n} datasets: p = {ranks.p:.2g}."
         else: said = ''
         parts += [f'## {task.capitalize()}', format_many(some, method, base), said, format_datasets(some)]
+    if there := [o for o in pairs if {*o} <= {*runs.method}]: parts = ['## In pairs', format_pairs(runs, there), *parts]
     text = '\n\n'.join(['# Many datasets', *filter(None, parts), '*: fewer than 500 test rows'])+'\n'
     write_whole(out/'many.md', lambda p: p.write_text(text, encoding='utf-8'))
     for name,fig in figs.items():
