@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ContScale', 'get_cont_scale', 'bin_edges', 'ContEmbedding', 'get_cont_edges', 'TargetScale', 'predicts_category',
-           'get_y_scale']
+           'get_y_scale', 'get_y_start', 'start_outputs']
 
 # %% ../nbs/04_embeddings.ipynb #79e164af
 import copy, warnings
@@ -15,7 +15,8 @@ from fastai.tabular.core import TabularPandas
 from torch import nn
 
 from .checks import check_whole
-from .members import takes_target_scale, loss_power
+from .masks import find_linears
+from .members import loss_power, probabilities_by, takes_target_scale, unwrap_loss
 
 # %% ../nbs/04_embeddings.ipynb #0a7c51e2
 class ContScale(nn.Module):
@@ -233,3 +234,32 @@ def get_y_scale(
     if not np.isfinite([mean,std]).all(): return None  # no net can learn these
     for o in zip(to.y_names, mean, std): _check_target(*o)
     return TargetScale(mean, np.where(std > 0, std, 1.), loss_power(loss))
+
+# %% ../nbs/04_embeddings.ipynb #0b17c0df
+def _mean_weights(dl):
+    "Weights of the rows of a loader, by which its loss or its choice of rows counts them, with a mean of 1"
+    w = next((o for o in (vars(dl).get(n) for n in ('row_weights','wgts')) if o is not None), np.ones(len(dl.dataset)))
+    return np.asarray(w, dtype=np.float64)/np.mean(w)
+
+def get_y_start(
+    dl, # Loader of the training rows of a `TabularPandas`, such as `dls.train`
+    n_out:int, # Outputs of the net
+    loss_func=None, # Loss of a single net; None: the one that goes with the data
+) -> np.ndarray|None: # (outputs,); None where the outputs are not those of classes or labels
+    "What outputs start from that know the rates of classes, or of several labels, and nothing of the columns"
+    to = dl.dataset
+    loss = loss_func or getattr(to, 'loss_func', None)
+    if not isinstance(to, TabularPandas) or (by := probabilities_by(loss)) is None: return None
+    ys,w,loss = to.ys.to_numpy(np.float64),_mean_weights(dl),unwrap_loss(loss)
+    if ys.shape[1] != (1 if by=='softmax' else n_out) or by=='softmax' and ys.max() >= n_out: return None
+    counts = np.bincount(ys[:,0].astype(int), w, n_out) if by=='softmax' else w @ ys
+    others = len(ys) if by=='softmax' else len(ys)-counts
+    weight = getattr(loss, 'weight' if by=='softmax' else 'pos_weight', None)  # of classes, or of labels that are there
+    return np.log((counts+.1)/(others+.1)) + (0 if weight is None else np.log(weight.cpu().numpy().clip(1e-6)))
+
+def start_outputs(model, start):
+    "Let the outputs of a net, or of all its members, start from `start`, (outputs,)"
+    bias = [*find_linears(model).values()][-1].bias
+    if bias is None or start is None: return
+    with torch.no_grad(): bias += torch.as_tensor(start).to(bias)
+

@@ -10,11 +10,11 @@ from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
 from .data import TabTensorDL, read_by_value
-from .members import AverageMembers, MemberLoss, average_for, is_for_classes, loss_power
+from .members import AverageMembers, MemberLoss, average_for, loss_power, probabilities_by
 from .model import DropConnectTabularModel
 from .optimizer import FusedAdam
 from .embeddings import (
-    ContScale, TargetScale, get_cont_edges, get_cont_scale, get_y_scale, predicts_category)
+    ContScale, TargetScale, get_cont_edges, get_cont_scale, get_y_start, get_y_scale, predicts_category, start_outputs)
 
 # %% ../nbs/10_learner.ipynb #72b31e16
 @delegates(DropConnectTabularModel.__init__)
@@ -117,7 +117,7 @@ def _oob_groups(names, cat_names, oob):
 
 def _has_classes(to, loss_func):
     "Is the target a category, or the loss one for classes?"
-    return is_for_classes(loss_func) or isinstance(to, TabularPandas) and predicts_category(to)
+    return probabilities_by(loss_func) is not None or isinstance(to, TabularPandas) and predicts_category(to)
 
 def _member_loss(loss_func):
     if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
@@ -168,7 +168,7 @@ def dropconnect_learner(
     emb_std=None, # Standard deviation of category embeddings at the start; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which holds back outliers; False: none
-    y_scale=None, # Mean and std that outputs start from; None: the target's, unless there is a `y_range`; False: none
+    y_scale=None, # Mean and std that outputs start from; None: the target's, or rates of classes; False: none
     oob:float=None, # Share of rows that some members leave out of their training, for `learn.oob_preds`; True: half
     oob_members:int=None, # Members that leave out each of these rows; None: a quarter of all
     oob_groups=None, # Categorical columns, such as a person: rows with the same values there are left out together
@@ -196,6 +196,7 @@ def dropconnect_learner(
     emb_szs = get_emb_sz(to, emb_szs or {})
     settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
+    if y_scale is None and 'y_scale' not in (config or {}): start_outputs(model, get_y_start(dls.train, n_out, loss_func))
     several = model.members > 1
     # A single net without masks stays fastai's to the last bit
     return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if several else loss_func,

@@ -41,18 +41,24 @@ _SIGMOID = nn.BCEWithLogitsLoss,F.binary_cross_entropy_with_logits
 _SQUARES = nn.MSELoss,F.mse_loss
 _TARGET_SCALE = (*_SQUARES, nn.L1Loss, F.l1_loss, nn.SmoothL1Loss, F.smooth_l1_loss, nn.HuberLoss, F.huber_loss)
 
+def unwrap_loss(loss_func):
+    "A loss without its wrappers, `MemberLoss` and fastai's"
+    while inner := getattr(loss_func, 'base', None) or getattr(loss_func, 'func', None): loss_func = inner
+    return loss_func
+
 def _is_any(loss_func, losses):
     "Is a loss, without its wrappers, one of `losses`?"
-    while inner := getattr(loss_func, 'base', None) or getattr(loss_func, 'func', None): loss_func = inner
+    loss_func = unwrap_loss(loss_func)
     return loss_func in losses or isinstance(loss_func, tuple(o for o in losses if isinstance(o, type)))
 
 def takes_target_scale(loss_func):
     "Is a loss (None: fastai's for regression) known to take numbers in the units of its target?"
     return loss_func is None or _is_any(loss_func, _TARGET_SCALE)
 
-def is_for_classes(loss_func):
-    "Is a loss known to compare probabilities of classes?"
-    return _is_any(loss_func, (*_SOFTMAX,*_SIGMOID))
+def probabilities_by(loss_func):
+    "'softmax' or 'sigmoid', whichever makes the probabilities that a loss is known to compare; None: it is not"
+    if _is_any(loss_func, _SOFTMAX): return 'softmax'
+    return 'sigmoid' if _is_any(loss_func, _SIGMOID) else None
 
 def loss_power(loss_func):
     "What a loss grows by when errors and their units do: 2 for squared errors (None: fastai's for regression), else 1"
@@ -60,9 +66,7 @@ def loss_power(loss_func):
 
 def average_for(loss_func):
     "The one of `AVERAGES` that goes with the loss of a single net: by its `activation`, or by what it is"
-    if not hasattr(loss_func, 'activation'):
-        if _is_any(loss_func, _SOFTMAX): return 'softmax'
-        return 'sigmoid' if _is_any(loss_func, _SIGMOID) else 'mean'
+    if not hasattr(loss_func, 'activation'): return probabilities_by(loss_func) or 'mean'
     x = torch.tensor([[-1.,0.,2.]])
     y = loss_func.activation(x)
     for name,o in dict(mean=x, softmax=x.softmax(-1), sigmoid=x.sigmoid()).items():

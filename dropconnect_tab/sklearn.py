@@ -42,7 +42,7 @@ from .data import TabTensorDL, batch_size
 from .embeddings import fences
 from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
-from .masks import find_linears, unwrap
+from .masks import unwrap
 from .members import MemberLoss, average_for, loss_power, takes_target_scale
 from .serve import Predictor
 
@@ -157,7 +157,6 @@ class _DropConnectEstimator(BaseEstimator):
         return tags
 
     def _weights(self, y, sample_weight): return sample_weight  # those that rows count by
-    def _start_outputs(self): pass  # by what is known of the targets
     def _calibrate_by(self, learn, dl): pass  # rows that were not trained on
 
 # %% ../nbs/16_sklearn.ipynb #2a0b2819
@@ -370,7 +369,6 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
         self.learner_ = learn = dropconnect_learner(
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
             cbs=cbs, **self._learner_settings())
-        self._start_outputs()
         try:
             with _progress(learn, self.verbose): joined = self._train(learn, every_row)
         finally:
@@ -662,14 +660,6 @@ def _weights(self:DropConnectClassifier, y, sample_weight):
     else: raise ValueError(
         f"class_weight={self.class_weight!r}: give a dict such as {{{classes[0]!r}: 2}}, 'balanced', or None")
     return own/(own.mean() or 1)
-
-@patch
-def _start_outputs(self:DropConnectClassifier):
-    bias = [*find_linears(self.learner_.model).values()][-1].bias
-    if bias is None or not isinstance(self.class_weight, dict): return
-    dl = self.learner_.dls.train
-    rates = np.bincount(dl.dataset.ys.iloc[:,0], dl.row_weights, len(self.classes_))
-    with torch.no_grad(): bias += torch.tensor(np.log((rates/rates.max()).clip(1e-6))).to(bias)
 
 @patch
 def _calibrate_by(self:DropConnectClassifier, learn, dl):

@@ -17,8 +17,10 @@ from torch import nn
 
 from dropconnect_tab.all import (DropConnectTabularModel, MemberLoss, dropconnect_config, dropconnect_learner, fast_dls,
                                  only_masks)
+from dropconnect_tab.data import TabTensorDL
 from dropconnect_tab.masks import find_linears
-from dropconnect_tab.embeddings import ContEmbedding, TargetScale, _check_target, bin_edges, get_cont_edges, get_y_scale
+from dropconnect_tab.embeddings import (ContEmbedding, TargetScale, _check_target, bin_edges, get_cont_edges,
+                                        get_y_scale, get_y_start, start_outputs)
 from dropconnect_tab.members import loss_power
 
 
@@ -599,3 +601,54 @@ def test_one_scale_for_several_outputs():
     model = DropConnectTabularModel([], 2, 3, [4], weight_p=0, y_scale=(100, 5))
     with torch.no_grad(): model.layers[-1][0].weight.zero_(), model.layers[-1][0].bias.fill_(1)
     assert torch.equal(model.eval()(None, torch.zeros(1, 2)), torch.full((1, 3), 105.))
+
+
+# --- classes start from their rates -------------------------------------------------------------------------------------
+
+def start_of(learn):
+    "Probabilities of an untrained net for all rows, but for what random weights say of the columns"
+    model = learn.model.eval()
+    with torch.no_grad(): [*find_linears(model).values()][-1].weight.zero_()
+    return model(*learn.dls.train.one_batch()[:2])[0]
+
+
+@pytest.mark.parametrize('kwargs', [{}, only_masks | dict(y_scale=None)])
+def test_classes_start_from_their_rates(kwargs):
+    dls = make_dls('band')
+    rates = dls.train_ds.ys.band.value_counts(normalize=True).sort_index()
+    start = dropconnect_learner(dls, **kwargs)
+    assert start_of(start).softmax(-1).tolist() == pytest.approx(rates.tolist(), abs=.2)
+    off = start_of(dropconnect_learner(dls, y_scale=False)).softmax(-1)
+    assert (off - 1/3).abs().max() < (start_of(start).softmax(-1) - 1/3).abs().max()
+
+
+def test_rates_know_weights_of_rows_of_classes_and_of_labels():
+    dls, n = make_dls('band'), 3
+    counts = dls.train_ds.ys.band.value_counts().sort_index().to_numpy()
+    plain = get_y_start(dls.train, n)
+    assert np.exp(plain) == pytest.approx((counts+.1)/320.1)
+    weighted = get_y_start(dls.train, n, CrossEntropyLossFlat(weight=torch.tensor([1., 2., .5])))
+    assert weighted - plain == pytest.approx(np.log([1, 2, .5]))
+    first = (dls.train_ds.ys.band == 0).to_numpy(float)
+    drawn = TabTensorDL(dls.train_ds, bs=64, wgts=first)
+    assert np.exp(get_y_start(drawn, n)) == pytest.approx(np.array([320.1, .1, .1])/320.1)
+
+
+def test_labels_start_from_their_own_rates():
+    y = {'a': np.arange(100) < 10, 'b': np.arange(100) < 90}
+    dl = TabTensorDL(table(y, y_block=MultiCategoryBlock(encoded=True, vocab=list(y))), bs=20)
+    rates = dl.dataset.ys.mean().to_numpy()
+    loss = BCEWithLogitsLossFlat(pos_weight=torch.tensor([3., 1.]))
+    start = get_y_start(dl, 2)
+    assert 1/(1+np.exp(-start)) == pytest.approx(rates, abs=.02)
+    assert get_y_start(dl, 2, loss) - start == pytest.approx([np.log(3), 0])
+    assert get_y_start(dl, 3) is None
+
+
+def test_what_has_no_rates_starts_as_it_did():
+    assert get_y_start(make_dls('price').train, 1) is None
+    assert get_y_start(make_dls('band').train, 3, nn.MultiMarginLoss()) is None
+    net = DropConnectTabularModel([(5, 3)], 2, 3, [8], lin_first=False)
+    before = copy.deepcopy(net.state_dict())
+    start_outputs(net, None)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
