@@ -28,7 +28,7 @@ class DropConnectCallback(Callback):
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         seed:int=None, # Seed of the masks; else one from the global generator
         rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, for the variance of outputs? Else True
-        start:bool=True, # Start a mask on a model that has none? False goes on with the weights as they are
+        start:bool=True, # Start a mask on a model that has none? False resumes with the weights as they are
     ):
         if mask is not None: find_kind(mask, unit, seed, rescale)
         settings = dict(weight_p=weight_p, mask=mask, layers=layers, unit=unit, seed=seed, rescale=rescale)
@@ -41,9 +41,9 @@ class DropConnectCallback(Callback):
 
     @learn.setter
     def learn(self, learn):
-        if learn is None: self.after_fit()  # taken off the learner
+        if learn is None: self.after_fit()  # removed from the learner
         elif self._learn not in (None,learn) and self in self._learn.cbs: raise ValueError(
-            "this DropConnectCallback belongs to another learner, whose fit would mask the net of this one: give each "
+            "this DropConnectCallback belongs to another learner, whose fit would mask the model of this one: give each "
             "learner a callback of its own")
         self._learn = learn
 

@@ -26,22 +26,21 @@ def dropconnect_config(**kwargs):
 only_masks = dict(members=1, n_bins=0, emb_std=0.01, cont_scale=False, y_scale=False, ps=0.)
 
 def _emb_std(emb_szs, n_rows):
-    "Size that embeddings start with: 0.3, less where a category has fewer than 100 rows; None: few rows, fastai's"
+    "Standard deviation of initial embeddings: 0.3, less where a category has fewer than 100 rows; None: fastai's"
     if n_rows < 5000: return None
-    # A category that is rarely seen stays close to its start
+    # The embedding of a rare category stays close to its initialization
     return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
 def _ps(n_rows, classes):
-    "Dropout by the number of training rows: the fewer, the oftener each is seen, and the surer a net gets of its class"
+    "Dropout by the number of training rows: the fewer, the more often each is seen, and the more a classifier overfits"
     if classes: return .5 if n_rows < 5000 else .3 if n_rows < 10_000 else .1  # see results/dropout, results/epochs
     return .3 if n_rows < 5000 else .1
 
 def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
-    "Members, dropout and embeddings for a net that is trained on `n_rows` with `n_cont` numbers in each"
-    # Where numbers are many, the net is not to grow with 16 times their count; where categories are, not with 8 times
-    # theirs
+    "Members, dropout and embeddings for a model that is trained on `n_rows` with `n_cont` continuous columns"
+    # With many continuous columns, their embeddings are narrower; with many categories, members share embeddings
     own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
-    # Where rows are left out each member has its own of both kinds: half as wide, a step takes no longer
+    # With `oob` each member has its own of both kinds: half as wide, a step takes no longer
     cont_emb_sz = min(8 if oob else 16, max(2, (128 if oob else 256)//max(1, n_cont)))
     return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, classes), emb_std=_emb_std(emb_szs, n_rows),
                 cont_emb_sz=cont_emb_sz)
@@ -57,15 +56,15 @@ def _check_numbers(to):
     "A `ValueError` that names a column which would make every loss NaN"
     for n in to.cont_names if isinstance(to, TabularPandas) else []:
         if not np.isfinite(to[n].to_numpy(np.float64, na_value=np.nan)).all(): raise ValueError(
-            f"continuous column {n!r} has gaps or infinite values: put FillMissing among the procs, numbers in place "
-            "of infinite values; leave out a column of gaps alone")
+            f"continuous column {n!r} has missing or infinite values: add FillMissing to the procs, replace infinite "
+            "values, and leave out a column without any value")
 
 def _check_names(dls, **given):
-    "A `ValueError` that names a category which hides what fastai looks for in the data, unless it is `given`"
+    "A `ValueError` that names a categorical column which hides an attribute that fastai needs, unless it is `given`"
     hidden = [n for n,v in given.items() if v is None]
     if not isinstance(dls.train, TabTensorDL): hidden += ['n_inp','to_detach']
     if taken := [n for n in hidden if n in dls.cat_names]:
-        raise ValueError(f"category {taken[0]!r} hides what fastai keeps under this name: rename the column")
+        raise ValueError(f"categorical column {taken[0]!r} hides an attribute of this name that fastai needs: rename it")
 
 def _check_classes(to):
     "A `ValueError` that names a target with codes outside its classes, which a loss would call an index"
@@ -76,8 +75,8 @@ def _check_classes(to):
             if bad := (codes < 0).sum(): raise ValueError(
                 f"target {n!r} has {bad} labels that are missing, or that no training row has: leave out their rows")
             if (codes >= len(o.vocab)).any(): raise ValueError(
-                f"target {n!r} has categories that no training row has, and fastai counts them: leave out rows that have "
-                f"them, and make them go with df[{n!r}].cat.remove_unused_categories()")
+                f"target {n!r} has categories that no training row has, which fastai counts: leave out rows that "
+                f"have them, and remove them with df[{n!r}].cat.remove_unused_categories()")
 
 def _check_batches(dl):
     "A `ValueError` where the training rows do not fill one batch, so that a fit would take no step"
@@ -93,7 +92,7 @@ def _check_config(config):
 
 # %% ../nbs/10_learner.ipynb #50ed000a
 def _cont_scale(to, cont_scale):
-    "A `ContScale`, or None where numbers are left as they are"
+    "A `ContScale`, or None where continuous columns are left as they are"
     if cont_scale is None: return get_cont_scale(to)
     if cont_scale is False or isinstance(cont_scale, ContScale): return cont_scale or None
     raise ValueError(f"cont_scale={cont_scale!r}: give False, a ContScale, or None for that of the training rows")
@@ -116,16 +115,16 @@ def _oob_groups(names, cat_names, oob):
     return [list(cat_names).index(n) for n in names]
 
 def _has_classes(to, loss_func):
-    "Is the target a category, or the loss one for classes?"
+    "Is the target a category, or the loss one for classification?"
     return probabilities_by(loss_func) is not None or isinstance(to, TabularPandas) and predicts_category(to)
 
 def _member_loss(loss_func):
-    if loss_func is None: raise ValueError("the loss is not known from the data: pass `loss_func`")
+    if loss_func is None: raise ValueError("the data does not determine a loss: pass `loss_func`")
     return loss_func if isinstance(loss_func, MemberLoss) else MemberLoss(loss_func)
 
 # %% ../nbs/10_learner.ipynb #eb82f954
 def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
-    "What the model is made with: the defaults, then what is said, then what the data and the loss tell of the rest"
+    "The arguments of the model: the defaults, then what is given, then what the data and the loss determine"
     to,said = dls.train_ds,config or {}
     oob = ifnone(arguments['oob'], said.get('oob'))
     defaults = _defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
@@ -144,7 +143,7 @@ def _callbacks(model, cbs):
     "`cbs`, and those that the model needs"
     cbs = L(cbs)
     has = any(isinstance(cb, DropConnectCallback) or cb is DropConnectCallback for cb in cbs)
-    # Some kinds of masks watch the optimizer; a trainable one is left alone after its start
+    # Some kinds of masks watch the optimizer; a trainable one is left alone after initialization
     if model.weight_masks.kind.watches_steps and not has: cbs = cbs + [DropConnectCallback()]
     return cbs + [AverageMembers()] if model.members > 1 else cbs
 
@@ -163,18 +162,18 @@ def dropconnect_learner(
     unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
-    members:int=None, # Nets, each with its own weights and masks, that vote; None: 8
-    own_embeds:bool=None, # Own category embeddings for each member? None: if one member's have under 2 million numbers
-    emb_std=None, # Standard deviation of category embeddings at the start; None: 0.3, less for rare ones and few rows
-    n_bins:int=None, # Bins of the embeddings of continuous columns; None: 48, of 200 rows at least; 0: no embeddings
-    cont_scale=None, # Scale of the continuous columns; None: the training rows', which holds back outliers; False: none
-    y_scale=None, # Mean and std that outputs start from; None: the target's, or rates of classes; False: none
-    oob:float=None, # Share of rows that some members leave out of their training, for `learn.oob_preds`; True: half
+    members:int=None, # Networks, each with its own weights and masks, that are averaged; None: 8
+    own_embeds:bool=None, # Own categorical embeddings for each member? None: if one's have under 2 million parameters
+    emb_std=None, # Standard deviation of initial categorical embeddings; None: 0.3, less for rare ones and few rows
+    n_bins:int=None, # Bins of the numerical embeddings; None: 48, of 200 rows at least; 0: no embeddings
+    cont_scale=None, # Scale of the continuous columns; None: the training rows', which limits outliers; False: none
+    y_scale=None, # Mean and std of initial outputs; None: the target's, or rates of classes; False: none
+    oob:float=None, # Fraction of rows that some members leave out of training, for `learn.oob_preds`; True: half
     oob_members:int=None, # Members that leave out each of these rows; None: a quarter of all
     oob_groups=None, # Categorical columns, such as a person: rows with the same values there are left out together
-    ps=None, # Dropout after each hidden layer: number, or one for each; None: 0.1, more where rows are few
+    ps=None, # Dropout after each hidden layer: one value, or one for each; None: 0.1, more on small datasets
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
-    opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single net
+    opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single network
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
@@ -192,13 +191,13 @@ def dropconnect_learner(
     if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
     loss_func = loss_func or getattr(to, 'loss_func', None)
     if n_out is None: n_out = get_c(dls)
-    if not n_out: raise ValueError("n_out is not known from the data: set `dls.c`, or pass `n_out`")
+    if not n_out: raise ValueError("the data does not determine n_out: set `dls.c`, or pass `n_out`")
     emb_szs = get_emb_sz(to, emb_szs or {})
     settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
     if y_scale is None and 'y_scale' not in (config or {}): start_outputs(model, get_y_start(dls.train, n_out, loss_func))
     several = model.members > 1
-    # A single net without masks stays fastai's to the last bit
+    # A single network without masks stays fastai's to the last bit
     return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if several else loss_func,
                           opt_func=opt_func or (FusedAdam if several else Adam), lr=ifnone(lr, 1e-2),
                           cbs=_callbacks(model, kwargs.pop('cbs', None)), **kwargs)

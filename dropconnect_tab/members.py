@@ -26,7 +26,7 @@ AVERAGES = 'mean','softmax','sigmoid'
 # %% ../nbs/03_members.ipynb #3e41bfc5
 def average_members(
     outputs:torch.Tensor, # (rows, members, outputs)
-    average:str='mean', # 'mean' of outputs; for classes 'softmax' or 'sigmoid': log or logit of mean probability
+    average:str='mean', # 'mean' of outputs; in classification 'softmax' or 'sigmoid': log or logit of mean probability
 ) -> torch.Tensor: # (rows, outputs)
     "One output of all members"
     check_choice('average', average, AVERAGES)
@@ -52,7 +52,7 @@ def _is_any(loss_func, losses):
     return loss_func in losses or isinstance(loss_func, tuple(o for o in losses if isinstance(o, type)))
 
 def takes_target_scale(loss_func):
-    "Is a loss (None: fastai's for regression) known to take numbers in the units of its target?"
+    "Is a loss (None: fastai's for regression) known to take values in the units of its target?"
     return loss_func is None or _is_any(loss_func, _TARGET_SCALE)
 
 def probabilities_by(loss_func):
@@ -65,13 +65,13 @@ def loss_power(loss_func):
     return 2 if loss_func is None or _is_any(loss_func, _SQUARES) else 1
 
 def average_for(loss_func):
-    "The one of `AVERAGES` that goes with the loss of a single net: by its `activation`, or by what it is"
+    "The one of `AVERAGES` that goes with the loss of a single network: by its `activation`, or by what it is"
     if not hasattr(loss_func, 'activation'): return probabilities_by(loss_func) or 'mean'
     x = torch.tensor([[-1.,0.,2.]])
     y = loss_func.activation(x)
     for name,o in dict(mean=x, softmax=x.softmax(-1), sigmoid=x.sigmoid()).items():
         if isinstance(y, torch.Tensor) and y.shape == o.shape and torch.allclose(y, o): return name
-    raise ValueError(f"{loss_func!r} has an activation that is neither softmax nor sigmoid: say how members are "
+    raise ValueError(f"{loss_func!r} has an activation that is neither softmax nor sigmoid: choose how members are "
                      f"averaged, with average={AVERAGES[0]!r}, {AVERAGES[1]!r} or {AVERAGES[2]!r}")
 
 # %% ../nbs/03_members.ipynb #035fb4ce
@@ -80,16 +80,16 @@ def _plain(x): return torch.Tensor.as_subclass(x, torch.Tensor)
 def _is_mean_of_rows(loss_func): return type(loss_func).__module__.startswith(('torch.nn.modules.','fastai.'))
 
 class MemberLoss(BaseLoss):
-    "Mean of the members' losses by `base`; one output a row goes to `base` as it is"
+    "Mean of the members' losses by `base`; a single output per row goes to `base` unchanged"
     def __init__(self,
-        base, # Loss of a single net: fastai's, torch's, or a function of prediction and target
+        base, # Loss of a single network: fastai's, torch's, or a function of prediction and target
     ): self.base = base
 
     def __call__(self,
         pred:torch.Tensor, # (rows, members, outputs), or (rows, outputs)
         *targs, # As for `base`
         **kwargs
-    ) -> torch.Tensor: # By the reduction of `base`; 'none': shaped as for a single net
+    ) -> torch.Tensor: # By the reduction of `base`; 'none': shaped as for a single network
         if pred.ndim != 3: return self.base(pred, *targs, **kwargs)
         left,pred,func = getattr(pred, 'left', None),_plain(pred),getattr(self.base, 'func', self.base)
         if left is not None and self._mixes_rows(func, **kwargs): return self._of_kept(pred, ~left, targs, kwargs)
@@ -105,7 +105,7 @@ class MemberLoss(BaseLoss):
     def _mixes_rows(self, func, reduction=None, **kwargs):
         "Does the gradient of a row depend on the targets of others?"
         reduction = reduction or getattr(func, 'reduction', 'mean')
-        # A mean with weights of classes is divided by the weights of all rows
+        # A mean with class weights is divided by the weights of all rows
         return not _is_mean_of_rows(func) or reduction == 'mean' and getattr(func, 'weight', None) is not None
 
     def _of_kept(self, pred, kept, targs, kwargs):
@@ -126,7 +126,7 @@ class MemberLoss(BaseLoss):
     def activation(self, x): return getcallable(self.base, 'activation')(x)
     def decodes(self, x): return getcallable(self.base, 'decodes')(x)
     def to(self, device):
-        "Move what the loss has, such as weights of classes, to `device`"
+        "Move the tensors of the loss, such as class weights, to `device`"
         if hasattr(self.base, 'to'): self.base.to(device)
 
     @property
@@ -153,7 +153,7 @@ class MemberOutputs(torch.Tensor):
 
     @classmethod
     def _refuse(cls):
-        raise ValueError("a net with members has several outputs for each row in training: put MemberLoss around the "
+        raise ValueError("a model with members has several outputs for each row in training: put MemberLoss around the "
                          "loss, as in loss_func=MemberLoss(MSELossFlat()), and for metrics of training batches add "
                          "AverageMembers(); dropconnect_learner does both")
 
@@ -174,7 +174,7 @@ def for_member_loss(outputs, left=None):
 
 # %% ../nbs/03_members.ipynb #7ee51bc0
 class AverageMembers(Callback):
-    "One output a row for metrics of training batches, after the loss has seen those of all members"
+    "One output per row for metrics of training batches, after the loss has seen those of all members"
     order = -10
     def after_loss(self):
         wanted = getattr(getattr(self, 'recorder', None), 'train_metrics', False)
@@ -184,29 +184,29 @@ class AverageMembers(Callback):
 
 # %% ../nbs/03_members.ipynb #f0cecf49
 def _mix(x):
-    "Whole numbers scrambled, as in SplitMix64: each bit of the result depends on all"
+    "Integers scrambled, as in SplitMix64: each bit of the result depends on all"
     x = (x ^ (x>>30))*-4658895280553007687
     x = (x ^ (x>>27))*-7723592293110705685
     return x ^ (x>>31)
 
 def hash_rows(x):
-    "A whole number for each row of `x`, int64 (rows, columns): the same for the same row, on each device"
+    "An integer for each row of `x`, int64 (rows, columns): the same for the same row, on each device"
     place = torch.arange(1, x.shape[1]+1, device=x.device)*-7046029254386353131
     return _mix(_mix(x+place).sum(1))
 
 # %% ../nbs/03_members.ipynb #85e88a05
 class LeaveOut:
-    "Which members leave out which rows, by what is in them"
+    "Which members leave out which rows, by the contents of the rows"
     def __init__(self,
-        members:int, # Number of nets
-        share:float=0.5, # Share of the rows that some members leave out, in (0, 1]
+        members:int, # Number of networks
+        share:float=0.5, # Fraction of the rows that some members leave out, in (0, 1]
         each:int=None, # Members that leave out each of these rows; None: a quarter of all, 2 at least
         groups:list=None, # Positions of categorical columns: rows with the same codes there stay together; None: whole rows
     ):
         if members < 2: raise ValueError(
-            f"oob={share!r} lets members leave rows out, and members={members!r} is one net: give members=8, or no oob")
+            f"oob={share!r} needs an ensemble, but members={members!r} is a single network: give members=8, or no oob")
         if not isinstance(share, Real) or not 0 < share <= 1: raise ValueError(
-            f"oob={share!r}: give the share of the rows that some members leave out, above 0 and at most 1, such as 0.5")
+            f"oob={share!r}: give the fraction of rows that some members leave out, above 0, at most 1, such as 0.5")
         if each is None: each = min(max(2, members//4), members-1)
         if check_whole('oob_members', each, 1, 'a number of members') >= members: raise ValueError(
             f"oob_members={each!r}, and members={members!r}: a row that all leave out is never trained on; give fewer")
@@ -219,7 +219,7 @@ class LeaveOut:
 
     def __call__(self,
         x_cat:torch.Tensor, # Codes, (rows, categories)
-        x_cont:torch.Tensor=None, # Numbers as they enter the net, (rows, numbers)
+        x_cont:torch.Tensor=None, # Continuous columns as they enter the model, (rows, columns)
     ) -> torch.Tensor: # Bool, (rows, members)
         "Which members leave out each row"
         parts = [x_cat.long()] if self.groups is None else [x_cat[:,self.groups].long()]
@@ -239,7 +239,7 @@ def no_average(
 ):
     "While it lasts, the outputs of the model's members are not averaged: (rows, members, outputs)"
     if getattr(model, 'members', 1) == 1:
-        raise ValueError("the model is one net, and has no members: make it with members=8, or another number")
+        raise ValueError("the model is a single network, without members: make it with members=8, or another number")
     before,model.average = model.average,False
     try: yield
     finally: model.average = before

@@ -47,8 +47,8 @@ def FusedAdam(
     params, # Model parameters
     lr:float, # Default learning rate
     **kwargs
-) -> Optimizer: # With fastai's own steps where `decouple_wd=False`, which the kernel does not know
-    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass; a frozen parameter rests"
+) -> Optimizer: # With fastai's own steps where `decouple_wd=False`, which the kernel does not support
+    "fastai's `Adam`, with PyTorch's fused kernel: the same steps, in one pass; a frozen parameter stays unchanged"
     opt = Adam(params, lr, **kwargs)
     if kwargs.get('decouple_wd', True): opt.__class__ = _FusedAdam
     return opt

@@ -38,11 +38,11 @@ def _summarise_distributions(preds, p): # (draws, rows, outputs); (draws, rows, 
     entropy = _entropy(p.mean(0)).sum(-1)
     return preds.mean(0),entropy,(entropy-_entropy(p).sum(-1).mean(0)).clamp_min(0)
 
-def _summarise_classes(preds): return _summarise_distributions(preds, preds[...,None,:])  # one of them is right
+def _summarise_classes(preds): return _summarise_distributions(preds, preds[...,None,:])  # exactly one is right
 def _summarise_labels(preds): return _summarise_distributions(preds, torch.stack([1-preds,preds], -1))  # any may be
 
 def _is_sigmoid(act):
-    "Is the activation of a loss a sigmoid, so that outputs are labels which do not exclude each other?"
+    "Is the activation of a loss a sigmoid, as in multi-label classification?"
     x = torch.tensor([[-1.,0.,2.]])
     y = act(x)
     return y.shape == x.shape and torch.allclose(y, x.sigmoid())
@@ -98,7 +98,7 @@ def _collect(learn, ds_idx, dl, n, summary):
 def _n_draws(learn, n, seed):
     "How many predictions to make for each row; a `ValueError` where all its predictions would be the same"
     masked,members = bool(_resampled(learn.model)),_n_members(learn) > 1
-    if not (masked or members): raise ValueError("the net has neither members nor layers with resampled masks, so all "
+    if not (masked or members): raise ValueError("the model has neither members nor layers with resampled masks, so all "
                                                  "its predictions would be the same: make it with members=8 or "
                                                  "mask='resampled'")
     if not masked and (n,seed) != (None,None):
@@ -114,7 +114,7 @@ def get_preds_dist(self:Learner,
     ds_idx:int=1, # `DataLoader` to use for predictions if `dl` is None. 0: train. 1: valid
     dl=None, # `DataLoader` to use for predictions, defaults to `ds_idx=1` if None
     n:int=None, # Times that resampled masks are drawn for each row; None: 32
-    seed:int=None, # Seed of those masks; the global generator is left as it was. None: go on with the global generator
+    seed:int=None, # Seed of those masks; the global generator is left as it was. None: use the global generator
 ) -> tuple: # Regression: mean, std (rows × outputs), targs. Classification: probs, entropy, mutual_info (rows), targs
     "Predictive distribution of members, of masks that stay on (Wan et al. 2013; Gal and Ghahramani 2016), or of both"
     n,classes = _n_draws(self, n, seed),bool(target_vocab(self.dls))
@@ -137,8 +137,8 @@ def collect_member_preds(learn, ds_idx=1, dl=None):
 def member_preds(self:Learner,
     ds_idx:int=1, # `DataLoader` to use for predictions if `dl` is None. 0: train. 1: valid
     dl=None, # `DataLoader` to use for predictions, defaults to `ds_idx=1` if None
-) -> torch.Tensor: # (rows, members, outputs), rows in their order: numbers, or probabilities
-    "Predictions of each member of a net with `members`, as `get_preds` gives those of all together"
+) -> torch.Tensor: # (rows, members, outputs), rows in their order: values, or probabilities
+    "Predictions of each member of a model with `members`; `get_preds` gives their average"
     return collect_member_preds(self, ds_idx, dl)[0]
 
 # %% ../nbs/11_predict.ipynb #c5a01d01
@@ -154,16 +154,16 @@ def as_tensors(**values):
 # %% ../nbs/11_predict.ipynb #f54a4562
 def _z(level):
     "Half-width of the central interval of a standard normal"
-    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a share between 0 and 1, such as 0.9")
+    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a fraction between 0 and 1, such as 0.9")
     return NormalDist().inv_cdf((1+level)/2)
 
 def calibrate_spread(
     mean:torch.Tensor, # Means, of rows with known targets that were not trained on
     std:torch.Tensor, # Standard deviations, shaped like `mean`
     targs:torch.Tensor, # Targets, shaped like `mean`
-    level:float=0.9, # Share of the targets that the intervals are to cover, in (0, 1)
+    level:float=0.9, # Fraction of the targets that the intervals should cover, in (0, 1)
 ) -> float: # Factor for `std`
-    "The factor by which the spread must be multiplied for intervals at `level` to cover that share (split conformal)"
+    "The factor by which the spread must be multiplied for intervals with coverage `level` (split conformal)"
     z,(mean,std,targs) = _z(level),as_tensors(mean=mean, std=std, targs=targs)
     scores = ((targs-mean).abs()/std.clamp_min(torch.finfo(std.dtype).tiny)).flatten().sort().values
     k = math.ceil((len(scores)+1)*level - 1e-9)
@@ -175,7 +175,7 @@ def calibrate_spread(
 def pred_intervals(
     mean:torch.Tensor, # Means
     std:torch.Tensor, # Standard deviations
-    level:float=0.9, # Share of the targets to cover
+    level:float=0.9, # Fraction of the targets to cover
     factor:float=1., # From `calibrate_spread`
 ) -> tuple: # Lower and upper ends
     "Central intervals of normal distributions"
@@ -187,10 +187,10 @@ def interval_coverage(
     mean:torch.Tensor, # Means
     std:torch.Tensor, # Standard deviations
     targs:torch.Tensor, # Targets
-    level:float=0.9, # Share that the intervals are to cover
+    level:float=0.9, # Intended coverage of the intervals
     factor:float=1., # From `calibrate_spread`
 ) -> float:
-    "Share of the targets that lie in their intervals"
+    "Empirical coverage: the fraction of targets inside their intervals"
     mean,std,targs = as_tensors(mean=mean, std=std, targs=targs)
     low,high = pred_intervals(mean, std, level, factor)
     return float(((low<=targs) & (targs<=high)).float().mean())

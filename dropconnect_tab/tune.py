@@ -23,7 +23,7 @@ def suggest(
 
 # %% ../nbs/17_tune.ipynb #17a00007
 class PruneTrial(Callback):
-    "Report the validation loss of each epoch to an Optuna trial, and end the trial where its pruner says so"
+    "Report the validation loss of each epoch to an Optuna trial, and prune the trial if its pruner says so"
     order = 65  # after the losses are recorded, and after an estimator has kept its best epoch
     def __init__(self,
         trial, # Optuna's trial

@@ -136,8 +136,8 @@ def test_callback_for_one_fit_leaves_a_frozen_net_behind(dls):
 
 def test_resuming_frozen_needs_zeros(dls):
     learn = plain(dls, DropConnectCallback(mask='frozen', start=False))
-    with pytest.raises(ValueError, match="no frozen mask to continue with"): fit(learn, 1)
-    with pytest.raises(ValueError, match="no frozen mask to continue with"):
+    with pytest.raises(ValueError, match="no frozen mask to resume with"): fit(learn, 1)
+    with pytest.raises(ValueError, match="no frozen mask to resume with"):
         fit(plain(dls, DropConnectCallback(mask='frozen')), 3, start_epoch=1)
 
 
@@ -326,7 +326,7 @@ def test_learner_arguments_reach_the_model(dls):
     linear = dropconnect_learner(dls, layers=[], weight_p=0).model
     assert [l.out_features for l in find_linears(linear).values()] == [1] and not linear.weight_masks.linears
     with pytest.raises(ValueError, match="the only nn.Linear"): dropconnect_learner(dls, layers=[])
-    with pytest.raises(ValueError, match="n_out is not known"):
+    with pytest.raises(ValueError, match="the data does not determine n_out"):
         dls.c = 0
         dropconnect_learner(dls)
 
@@ -355,7 +355,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
     assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
-    assert says.pop('own_embeds') == "if one member's have under 2 million numbers" and model.own_embeds
+    assert says.pop('own_embeds') == "if one's have under 2 million parameters" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
     assert says.pop('oob_members') == 'a quarter of all' and model.leave_out is None
     assert dropconnect_learner(dls, oob=True).model.leave_out.each == 2

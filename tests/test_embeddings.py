@@ -362,10 +362,10 @@ def test_what_the_learner_is_told():
     assert dropconnect_learner(dls, y_scale=(5, 2), loss_func=L1LossFlat()).model.y_scale.power == 1
     config = dropconnect_config(y_scale=(5, 2))
     assert dropconnect_learner(dls, config=config).model.y_scale.mean.item() == 5 and config == dict(y_scale=(5, 2))
-    with pytest.raises(ValueError, match="both say where"): dropconnect_learner(dls, y_scale=(5, 2), y_range=(0, 1))
+    with pytest.raises(ValueError, match="both set the range"): dropconnect_learner(dls, y_scale=(5, 2), y_range=(0, 1))
     for bad in (3, True, (1,), (1, 2, 3)):
         with pytest.raises(ValueError, match="give the target's"): dropconnect_learner(dls, y_scale=bad)
-    with pytest.raises(ValueError, match="3 means, but the net has 1"): dropconnect_learner(dls, y_scale=([0]*3, [1]*3))
+    with pytest.raises(ValueError, match="3 means, but the model has 1"): dropconnect_learner(dls, y_scale=([0]*3, [1]*3))
 
 
 def test_bins_of_the_learner():
@@ -594,7 +594,7 @@ def test_numbers_that_would_make_the_loss_nan(value, tmp_path):
     df.loc[slice(None) if value == 'all' else 3, 'age'] = np.inf if value == np.inf else np.nan
     dls = TabularDataLoaders.from_df(df, procs=procs, cat_names=['shop'], cont_names=['size', 'age'], y_names='price',
                                      valid_idx=list(range(320, 400)), path=tmp_path, device='cpu')
-    with pytest.raises(ValueError, match="column 'age' has gaps or infinite values"): dropconnect_learner(dls)
+    with pytest.raises(ValueError, match="column 'age' has missing or infinite values"): dropconnect_learner(dls)
 
 
 def test_one_scale_for_several_outputs():

@@ -171,7 +171,7 @@ def test_losses_that_are_not_for_classes(loss):
 
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, FocalLossFlat()])
 def test_losses_that_are_not_for_numbers(loss):
-    with pytest.raises(ValueError, match='is for classes: take DropConnectClassifier'): make(loss_func=loss).fit(X, number)
+    with pytest.raises(ValueError, match='is for classification: take DropConnectClassifier'): make(loss_func=loss).fit(X, number)
 
 
 @pytest.mark.parametrize('cls', BOTH)

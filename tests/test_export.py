@@ -368,7 +368,7 @@ def test_a_net_that_cannot_be_traced(tmp_path):
     class Branches(Skip):
         def forward(self, x): return x if float(x.sum()) > 0 else -x
     learn = changed(lambda m: m.layers[1].__setitem__(1, Branches()))
-    with pytest.raises(ValueError, match='torch.export cannot make a graph of the net and its loss'):
+    with pytest.raises(ValueError, match='torch.export cannot make a graph of the model and its loss'):
         learn.predictor().export(tmp_path/'net.pt2')
     assert not [*tmp_path.iterdir()]
 

@@ -203,7 +203,7 @@ def test_a_frozen_checkpoint_of_the_same_settings_brings_its_mask(dls, kwargs):
     for n, keep in a.weight_masks.keeps.items(): assert int((keep != b.weight_masks.keeps[n]).sum()) <= 1
 
 
-@pytest.mark.parametrize('n, match', [(0, 'no frozen mask to continue with'), (1, 'no frozen mask to continue with'),
+@pytest.mark.parametrize('n, match', [(0, 'no frozen mask to resume with'), (1, 'no frozen mask to resume with'),
                                       (100, 'was masked before')])
 def test_going_on_without_a_mask_is_an_error(dls, n, match):
     learn = by_callback(dls, start=False)

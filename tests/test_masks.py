@@ -319,5 +319,5 @@ def test_a_mask_of_nothing_has_its_layers():
 def test_a_mask_too_small_to_drop_a_weight_is_read_from_no_zeros():
     net = mlp()
     assert all(k.all() for k in WeightMasks(net, .001).read().keeps.values())
-    with pytest.raises(ValueError, match="no frozen mask to continue with: '0', '2' has no exact zeros"):
+    with pytest.raises(ValueError, match="no frozen mask to resume with: '0', '2' has no exact zeros"):
         WeightMasks(net, .1).read()

@@ -830,7 +830,7 @@ def test_an_average_in_the_config_wins(tmp_path):
 
 def test_a_learner_without_a_loss(dls, monkeypatch):
     monkeypatch.setattr(type(dls.train_ds), 'loss_func', None, raising=False)
-    with pytest.raises(ValueError, match="the loss is not known from the data: pass `loss_func`"):
+    with pytest.raises(ValueError, match="the data does not determine a loss: pass `loss_func`"):
         dropconnect_learner(dls, members=K)
 
 
@@ -1012,12 +1012,12 @@ def test_member_preds_with_a_loss_that_does_not_know_of_members(trained):
 
 
 def test_one_net_has_no_member_to_take_out(dls):
-    with pytest.raises(ValueError, match='no members to take out'): dropconnect_learner(dls, members=1).model.member(0)
+    with pytest.raises(ValueError, match='without members to extract'): dropconnect_learner(dls, members=1).model.member(0)
 
 
 def test_member_preds_of_one_net(dls):
     for learn in (dropconnect_learner(dls, members=1), tabular_learner(dls)):
-        with pytest.raises(ValueError, match='the model is one net, and has no members: make it with members=8'):
+        with pytest.raises(ValueError, match='the model is a single network, without members: make it with members=8'):
             learn.member_preds()
 
 

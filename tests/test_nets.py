@@ -465,5 +465,5 @@ def test_categories_with_names_of_attributes(name, y):
 def test_categories_that_hide_an_attribute_of_a_stock_loader():
     df = make_df(100).rename(columns={'shop': 'to_detach'})
     dls = TabularPandas(df, [Categorify], ['to_detach'], ['size'], 'price').dataloaders(bs=20, device='cpu')
-    with pytest.raises(ValueError, match="category 'to_detach' hides what fastai keeps"): dropconnect_learner(dls)
+    with pytest.raises(ValueError, match="categorical column 'to_detach' hides an attribute"): dropconnect_learner(dls)
     fit(dropconnect_learner(fast_dls(dls), layers=layers, members=2))

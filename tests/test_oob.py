@@ -119,7 +119,7 @@ def test_rows_of_one_kind_of_columns():
 
 
 @pytest.mark.parametrize('settings, says', [
-    (dict(members=1), "members=1 is one net"), (dict(oob=0), "oob=0: give the share"), (dict(oob=1.5), "oob=1.5: give"),
+    (dict(members=1), "members=1 is a single network"), (dict(oob=0), "oob=0: give the fraction"), (dict(oob=1.5), "oob=1.5: give"),
     (dict(oob=float('nan')), "oob=nan"), (dict(oob='half'), "oob='half'"),
     (dict(oob_members=8), "oob_members=8, and members=8"), (dict(oob_members=0), "oob_members=0"),
     (dict(oob_members=1.5), "oob_members=1.5"), (dict(oob_groups=[2]), r"oob_groups=\[2\]"),
@@ -140,7 +140,7 @@ def test_settings_of_the_learner():
     for groups, says in (('size', "oob_groups='size' is not among"), (['shop', 'nobody'], "oob_groups='nobody' is not among")):
         with pytest.raises(ValueError, match=says): make_learner(dls=dls, oob_groups=groups)
     with pytest.raises(ValueError, match="oob_groups='day' without oob"): make_learner(dls=dls, oob=None, oob_groups='day')
-    with pytest.raises(ValueError, match="members=1 is one net"): make_learner(dls=dls, members=1)
+    with pytest.raises(ValueError, match="members=1 is a single network"): make_learner(dls=dls, members=1)
 
 
 def test_without_it_a_net_is_what_it_was():
@@ -452,7 +452,7 @@ def test_splice_is_calibrated_by_the_rows_that_members_left_out():
 
 
 @pytest.mark.parametrize('make, says', [
-    (lambda: make_learner(), "compares numbers, not probabilities"),
+    (lambda: make_learner(), "no probabilities to calibrate"),
     (lambda: tabular_learner(make_dls('band')), "the model is a TabularModel"),
     (lambda: make_learner('band', oob_members=1), "oob_members=1: the temperature")])
 def test_what_cannot_be_calibrated_says_so(make, says):
@@ -548,7 +548,7 @@ def test_intervals_that_cannot_be(tmp_path):
     for level in (0, 1, 1.2):
         with pytest.raises(ValueError, match=f"level={level}"): learn.oob_intervals(level=level)
     with pytest.raises(ValueError, match="too few for level=0.999: give at least 999"): quietly(learn, 'oob_intervals', level=.999)
-    with pytest.raises(ValueError, match="predicts classes, which have no intervals"): make_learner('band').oob_intervals()
+    with pytest.raises(ValueError, match="a classifier has no intervals"): make_learner('band').oob_intervals()
 
 
 # --- estimators ---------------------------------------------------------------------------------------------------------
@@ -614,8 +614,8 @@ def test_a_classifier_calibrates_itself():
 
 
 @pytest.mark.parametrize('settings, says', [
-    (dict(oob=False, oob_score=True), "oob=False leaves out no rows"), (dict(members=1, oob_score=True), "members=1 is one net"),
-    (dict(config=dict(oob=False), calibrate=True), "oob=False leaves out no rows"), (dict(oob=7), "oob=7: give the share"),
+    (dict(oob=False, oob_score=True), "oob=False leaves out no rows"), (dict(members=1, oob_score=True), "members=1 is a single network"),
+    (dict(config=dict(oob=False), calibrate=True), "oob=False leaves out no rows"), (dict(oob=7), "oob=7: give the fraction"),
     (dict(oob=.5, config=dict(oob=.25)), "oob=0.5, and oob=0.25 in the config")])
 def test_settings_of_estimators_that_cannot_be(settings, says):
     df = make_df(60)

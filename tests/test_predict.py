@@ -84,7 +84,7 @@ def test_shapes_that_would_be_broadcast_are_an_error(learn, f):
 def test_levels_are_shares(learn, level):
     d = dist(learn, n=8, seed=0)
     for f, args in ((pred_intervals, d[:2]), (interval_coverage, d), (calibrate_spread, d)):
-        with pytest.raises(ValueError, match=f"level={level}: give a share between 0 and 1"): f(*args, level=level)
+        with pytest.raises(ValueError, match=f"level={level}: give a fraction between 0 and 1"): f(*args, level=level)
 
 
 def test_labels_do_not_exclude_each_other():

@@ -116,7 +116,7 @@ def test_a_few_strings_that_are_no_dates_are_missing_values(how, nothing):
 
 def test_half_a_column_of_dates_is_a_category_and_said():
     df = frame([*DAYS[:60].dt.strftime('%Y-%m-%d'), *DAYS[60:].dt.strftime('%d.%m.%Y')])
-    with pytest.warns(UserWarning, match="'d' is taken as a category, though most of it are dates as %Y-%m-%d"):
+    with pytest.warns(UserWarning, match="'d' is categorical, though most of its values are dates as %Y-%m-%d"):
         assert TableColumns(df).kinds == {'d': 'category'}
 
 
@@ -233,18 +233,18 @@ def test_codes_are_no_numbers(write):
 @pytest.mark.parametrize('n', [1, 40])
 def test_numbers_of_different_units_are_said_whatever_their_share(n):
     df = frame([f'{o} {"km/kg" if i % 5 == 0 else "kmpl"}' for i, o in enumerate(X)]*n)
-    with pytest.warns(UserWarning, match="'d' is taken as a category, though .* numbers: .*'km/kg' and 'kmpl'"):
+    with pytest.warns(UserWarning, match="'d' is categorical, though .* numbers: .*'km/kg' and 'kmpl'"):
         assert TableColumns(df).kinds == {'d': 'category'}
 
 
 def test_a_few_lists_are_no_decimals():
     df = frame([*map(str, range(60)), '1,2', '12,3'])
-    with pytest.warns(UserWarning, match="nearly all of it are numbers: .*'1,2'"): assert TableColumns(df).kinds == {'d': 'category'}
+    with pytest.warns(UserWarning, match="nearly all of its values are numbers: .*'1,2'"): assert TableColumns(df).kinds == {'d': 'category'}
 
 
 def test_points_and_commas_in_one_column_are_said():
     df = frame([f'{o:.2f}' for o in X] + ['1,25'])
-    with pytest.warns(UserWarning, match="'d' is taken as a category, though nearly all of it are numbers: .*'1,25'"):
+    with pytest.warns(UserWarning, match="'d' is categorical, though nearly all of its values are numbers: .*'1,25'"):
         TableColumns(df)
 
 
@@ -311,7 +311,7 @@ def test_rows_that_cannot_be_read_are_gaps_where_asked_for():
     df = wide()
     columns = TableColumns(df)
     with pytest.raises(ValueError, match="'size' is not made of numbers|'sold' was read"): columns(shifted(df))
-    with pytest.warns(UserWarning, match="4 values could not be read, and became missing: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
+    with pytest.warns(UserWarning, match="4 values could not be parsed, and became missing: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
     assert len(said) == 1
     other = np.arange(60) != 2
     gone = [o for o in columns.cont_names if o != 'price']  # there it is the number of rooms

@@ -127,11 +127,11 @@ def test_a_number_beyond_those_of_training_is_answered_soberly(way, learn, rows,
 @pytest.mark.parametrize('name', NAMES[1:])
 @pytest.mark.parametrize('col, far', [('a', 1e45), ('d', -1e39), ('e', 1e33)])
 def test_a_number_that_float32_cannot_hold_is_refused_by_name(way, rows, name, col, far):
-    with pytest.raises(ValueError, match=f"column '{col}' has a number that is too large for float32"):
+    with pytest.raises(ValueError, match=f"column '{col}' has a value that is too large for float32"):
         way(name)(rows.assign(**{col: far}))
 
 
-@pytest.mark.parametrize('far, match', [(1e305, "'a' has a number that is too large"), (np.inf, "'a'.*infinite")])
+@pytest.mark.parametrize('far, match', [(1e305, "'a' has a value that is too large"), (np.inf, "'a'.*infinite")])
 def test_estimators_refuse_it_as_well(far, match):
     X, y = smooth(60)
     made = DropConnectRegressor(n_epoch=1, random_state=0).fit(with_outliers(X), y)
@@ -232,7 +232,7 @@ def test_order_is_kept_and_gradients_are_finite():
 
 @pytest.mark.parametrize('args', [([1.], [0.]), ([0.], [1.], 0., 0.), ([0.], [float('inf')]), (0., 1.)])
 def test_a_scale_that_is_none(args):
-    with pytest.raises(ValueError, match='give finite numbers, one for each column'): ContScale(*args)
+    with pytest.raises(ValueError, match='give finite values, one for each column'): ContScale(*args)
 
 
 # --- The net ---
@@ -313,5 +313,5 @@ def test_an_answer_that_is_not_finite_is_refused_by_name():
     X, y = smooth(60)
     learn = fitted(X, y, **only_masks)
     learn.model.layers[-1][0].weight.data.mul_(1e6)
-    with pytest.raises(ValueError, match=r"no finite answer to row 2: column 'b' is .*e\+38 standard deviations"):
+    with pytest.raises(ValueError, match=r"no finite prediction for row 2: column 'b' is .*e\+38 standard deviations"):
         learn.predictor()(X[:4].assign(b=[0, 0, 3e38, 0.]))

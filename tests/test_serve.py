@@ -660,7 +660,7 @@ def both(row): return row, pd.DataFrame([row, row])
 @pytest.mark.parametrize('value', [np.inf, -np.inf])
 def test_infinite_numbers_are_an_error(answer, row, value):
     for rows in both({**row, 'size': value}):
-        with pytest.raises(ValueError, match="size.* infinite.*: put (a number|numbers), or"): answer(rows)
+        with pytest.raises(ValueError, match="size.* infinite.*: give (a number|numbers), or"): answer(rows)
 
 
 def test_a_column_that_is_there_twice_is_an_error(answer):
@@ -675,7 +675,7 @@ def test_strings_for_a_category_of_numbers_are_an_error():
     answer, row = learn.predictor(), dict(code=4, size=.1, age=.2)
     assert_agree(learn, df[['code', 'size', 'age']])
     for rows in both({**row, 'code': '4'}):
-        with pytest.raises(ValueError, match="column 'code' has '4', and its categories are numbers such as 0: make a"):
+        with pytest.raises(ValueError, match="column 'code' has '4', and its categories are numbers such as 0: convert it to a"):
             answer(rows)
     assert np.isfinite(answer({**row, 'code': 77}))  # a number that training did not see
 

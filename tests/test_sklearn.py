@@ -611,7 +611,7 @@ def test_the_loss_of_torch_does_for_classes():
 
 def test_a_loss_with_other_units_says_so():
     df, y = rows(60)
-    with pytest.warns(UserWarning, match="PoissonNLLLoss.* is not known to take numbers in the units of the target"):
+    with pytest.warns(UserWarning, match="PoissonNLLLoss.* is not known to take values in the units of the target"):
         make(loss_func=torch.nn.PoissonNLLLoss()).fit(df, y.abs())
 
 
@@ -685,7 +685,7 @@ def test_codes_with_zeros_in_front_stay_categories():
 @pytest.mark.parametrize('other', ['n/a?', 'many'])
 def test_what_nearly_is_a_number_is_said(other):
     df = pd.DataFrame({'x': [*np.arange(99).astype(str), other]})
-    with pytest.warns(UserWarning, match=f"'x' is taken as a category, though nearly all of it are numbers: .*{re.escape(other)}"):
+    with pytest.warns(UserWarning, match=f"'x' is categorical, though nearly all of its values are numbers: .*{re.escape(other)}"):
         assert TableColumns(df).kinds == {'x': 'category'}
 
 
@@ -701,7 +701,7 @@ def test_truth_values_may_come_as_numbers():
 
 def test_an_id_gets_a_small_embedding_and_is_said():
     df, y = rows(400)
-    with pytest.warns(UserWarning, match="column 'id' has 400 different strings in 400 rows, of which a net learns little"):
+    with pytest.warns(UserWarning, match="column 'id' has 400 distinct strings in 400 rows, from which a model learns little"):
         est = make(n_epoch=1).fit(df.assign(id=[f'k{o}' for o in range(400)]), y)
     assert [e.embedding_dim for e in est.learner_.model.embeds][list(est.learner_.dls.cat_names).index('id')] == 16
 

@@ -260,7 +260,7 @@ def test_files_that_are_not_there(read, tmp_path):
     (dict(year=lambda d: d.year.where(d.index > 2)), ['split = "year"'], "split='year': the column has gaps: fill or"),
     (dict(sold='2020-01-01'), ['split = "sold"'], "split='sold' leaves 0 rows of .*houses.csv to train on, 200 to"),
     (dict(zip=lambda d: d.zip.astype(str).where(d.index > 2, 'none')), ['continuous = ["zip"]'], "'zip' is not made of numbers"),
-    (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' has infinite values: put a number"),
+    (dict(size=lambda d: d['size'].where(d.index != 7, np.inf)), [], "column 'size' has infinite values: replace them by a number"),
     (dict(size_na='yes'), [], "column 'size_na' has the name of the flag for gaps in 'size': rename it"),
     (dict(size=lambda d: d['size'].where(d.year > 2015)), ['split = "year"'], "column 'size' of .*, split year, has no value in the training rows: leave it out")])
 def test_columns_that_do_not_do(read, change, lines, match):
