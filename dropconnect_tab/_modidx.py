@@ -582,6 +582,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'dropconnect_tab/embeddings.py'),
                                             'dropconnect_tab.embeddings._mean_weights': ( 'embeddings.html#_mean_weights',
                                                                                           'dropconnect_tab/embeddings.py'),
+                                            'dropconnect_tab.embeddings._rows_of_bin': ( 'embeddings.html#_rows_of_bin',
+                                                                                         'dropconnect_tab/embeddings.py'),
                                             'dropconnect_tab.embeddings.bin_edges': ( 'embeddings.html#bin_edges',
                                                                                       'dropconnect_tab/embeddings.py'),
                                             'dropconnect_tab.embeddings.fences': ( 'embeddings.html#fences',

@@ -166,14 +166,18 @@ class ContEmbedding(nn.Module):
         return f"columns={len(self.low)}, emb_sz={self.emb_sz}{own}"
 
 # %% ../nbs/04_embeddings.ipynb #634d3cba
+def _rows_of_bin(to):
+    "How many rows a bin needs: 200, and for a classifier 20 for each continuous column, or it learns its rows by heart"
+    return max(200, 20*len(to.cont_names)) if predicts_category(to) else 200
+
 def get_cont_edges(
     to, # `TabularPandas`, such as `dls.train_ds`
-    n_bins:int=None, # As for `bin_edges`; None: 48, fewer where a bin would have less than 200 rows; 0: none
+    n_bins:int=None, # As for `bin_edges`; None: 48, with `_rows_of_bin` rows in each at least; 0: none
 ) -> list|None: # None where there is nothing to embed
     "Edges of the bins of the training rows' continuous columns, as they enter the model"
     if n_bins is not None and check_whole('n_bins', n_bins, 0) == 0: return None
     if not isinstance(to, TabularPandas) or not len(to.cont_names): return None
-    if n_bins is None and (n_bins := min(48, len(to)//200)) < 2: return None  # too few rows to learn bends from
+    if n_bins is None and (n_bins := min(48, len(to)//_rows_of_bin(to))) < 2: return None  # too few to learn bends from
     return bin_edges(torch.tensor(to.conts.to_numpy(np.float32)), n_bins)
 
 # %% ../nbs/04_embeddings.ipynb #01f81fdf

@@ -33,8 +33,7 @@ def _emb_std(emb_szs, n_rows):
 
 def _ps(n_rows, classes):
     "Dropout by the number of training rows: the fewer, the more often each is seen, and the more a classifier overfits"
-    if classes: return .5 if n_rows < 5000 else .3 if n_rows < 10_000 else .1  # see results/dropout, results/epochs
-    return .3 if n_rows < 5000 else .1
+    return .3 if n_rows < (10_000 if classes else 5000) else .1  # see results/dropout, results/epochs
 
 def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
     "Members, dropout and embeddings for a model that is trained on `n_rows` with `n_cont` continuous columns"
@@ -165,7 +164,7 @@ def dropconnect_learner(
     members:int=None, # Networks, each with its own weights and masks, that are averaged; None: 8
     own_embeds:bool=None, # Own categorical embeddings for each member? None: if one's have under 2 million parameters
     emb_std=None, # Standard deviation of initial categorical embeddings; None: 0.3, less for rare ones and few rows
-    n_bins:int=None, # Bins of the numerical embeddings; None: 48, of 200 rows at least; 0: no embeddings
+    n_bins:int=None, # Bins of the numerical embeddings; None: at most 48, see `get_cont_edges`; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which limits outliers; False: none
     y_scale=None, # Mean and std of initial outputs; None: the target's, or rates of classes; False: none
     oob:float=None, # Fraction of rows that some members leave out of training, for `learn.oob_preds`; True: half
