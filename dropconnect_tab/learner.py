@@ -164,7 +164,7 @@ def dropconnect_learner(
     members:int=None, # Networks, each with its own weights and masks, that are averaged; None: 8
     own_embeds:bool=None, # Own categorical embeddings for each member? None: if one's have under 2 million parameters
     emb_std=None, # Standard deviation of initial categorical embeddings; None: 0.3, less for rare ones and few rows
-    n_bins:int=None, # Bins of the numerical embeddings; None: at most 48, see `get_cont_edges`; 0: no embeddings
+    n_bins:int=None, # Bins of the numerical embeddings; None: 48, fewer for few rows; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which limits outliers; False: none
     y_scale=None, # Mean and std of initial outputs; None: the target's, or rates of classes; False: none
     oob:float=None, # Fraction of rows that some members leave out of training, for `learn.oob_preds`; True: half

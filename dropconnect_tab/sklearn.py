@@ -115,7 +115,7 @@ class _DropConnectEstimator(BaseEstimator):
         members:int=8, # Networks, each with its own weights, masks and categorical embeddings, that are averaged
         layers:list=None, # Sizes of hidden layers; None: [200,100]
         emb_std=None, # Standard deviation of the initial categorical embeddings; None: the learner's
-        n_bins:int=None, # Bins of the numerical embeddings; None: at most 48, see `get_cont_edges`; 0: no embeddings
+        n_bins:int=None, # Bins of the numerical embeddings; None: 48, fewer for few rows; 0: no embeddings
         cont_scale=None, # Scale of continuous columns; None: the training rows', which limits outliers; False: none
         oob:float=None, # Fraction of the rows that some members leave out; None: half where that is used
         oob_groups=None, # Columns, such as a person: rows with the same values there are left out together

@@ -603,6 +603,17 @@ def test_one_scale_for_several_outputs():
     assert torch.equal(model.eval()(None, torch.zeros(1, 2)), torch.full((1, 3), 105.))
 
 
+@pytest.mark.parametrize('n_cols, for_classes, n_bins', [(5, True, 10), (12, True, 8), (12, False, 10), (60, True, 6)])
+def test_bins_need_more_rows_where_a_classifier_has_many_columns(n_cols, for_classes, n_bins):
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(rng.normal(size=(2000, n_cols))).rename(columns=str).assign(y=rng.integers(3, size=2000))
+    to = TabularPandas(df, [Normalize], [], list(map(str, range(n_cols))), y_names='y',
+                       y_block=CategoryBlock() if for_classes else RegressionBlock())
+    edges = get_cont_edges(to)
+    assert {len(o)-1 for o in edges} == {n_bins}
+    assert len(get_cont_edges(to, 30)[0]) == 31
+
+
 # --- classes start from their rates -------------------------------------------------------------------------------------
 
 def start_of(learn):
