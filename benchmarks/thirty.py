@@ -59,8 +59,8 @@ BOOSTED = dict(
 AUTHORS = ['realmlp', 'tabm']  # hours on a large dataset, so one seed, after all others
 SETTINGS = {'learner-half': (.5, {}), 'learner-twice': (2, {}), 'learner-four-times': (4, {}),
             **{f'learner-members-{n}': (1, dict(members=n)) for n in (1, 4, 16, 32)}}
-PAIRS = [('one-word', 'fastai-untuned'), *((a, b) for a in ('estimator', 'learner') for b in
-                                          ('fastai', 'xgb', 'lgbm', 'catboost', 'hgb', 'realmlp', 'tabm'))]
+PAIRS = [('one-word', 'fastai-untuned'), ('learner', 'fastai'),
+         *(('estimator', o) for o in ('fastai', 'xgb', 'lgbm', 'catboost', 'hgb', 'realmlp', 'tabm'))]
 METHODS = ['fastai', 'fastai-untuned', 'one-word', 'learner', 'learner-epochs', 'estimator', *BOOSTED, *AUTHORS]
 
 

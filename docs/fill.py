@@ -1,4 +1,4 @@
-"""Fills the blocks of `docs/*.md` with what stands in other files: `python docs/fill.py`, or `--check` to only compare
+"""Fills the blocks of `docs/*.md` and the README with what stands in other files: `python docs/fill.py`, or `--check` to only compare
 
 A block is an HTML comment, which GitHub and the site hide, and is filled by [cog](https://cog.readthedocs.io):
 
@@ -49,7 +49,7 @@ def include(target):
     "Writes the file or the section `target`"
     import cog
     path, anchor = urldefrag(target)
-    part = section((docs/path).read_text(encoding='utf-8'), anchor)
+    part = section((Path(cog.inFile).parent/path).read_text(encoding='utf-8'), anchor)
     if not part: raise SystemExit(f"include {target}: there is no such heading")
     if '](' in part: raise SystemExit(f"include {target}: it has links, which would lead elsewhere from here")
     cog.outl(f'\n{part}\n')
@@ -94,6 +94,6 @@ def pages(folder):
 
 if __name__ == '__main__':
     from cogapp import Cog
-    files = map(str, sorted(docs.glob('*.md')))
+    files = map(str, [root/'README.md', *sorted(docs.glob('*.md'))])
     how = sys.argv[1:] or ['-r']
     raise SystemExit(Cog().main(['cog', *how, '-I', str(docs), '-p', 'from fill import include, pages', *files]))
