@@ -133,6 +133,11 @@ def test_a_setting_that_is_none(fit):
     with pytest.raises(TypeError, match='depth'): fit(settings=dict(depth=3))
 
 
+def test_several_settings(fit):
+    predictor = fit(settings=[{**o, 'layers': [8], 'members': 2, 'n_epoch': 1} for o in random_settings(2)])
+    assert len(predictor.model_names()) == 2
+
+
 def test_without_autogluon_the_model_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, 'autogluon.tabular.models.abstract.abstract_torch_model', None)
     monkeypatch.setitem(sys.modules, 'autogluon', None)
