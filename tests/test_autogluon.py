@@ -125,7 +125,7 @@ def test_weights_of_rows(fit):
 
 
 def test_quantiles_are_refused(fit):
-    with pytest.raises(ValueError, match="problem_type='quantile': DropConnectModel does binary, multiclass, regression"):
+    with pytest.raises(ValueError, match="problem_type='quantile': DropConnectModel supports binary, multiclass, regression"):
         fit(problem_type='quantile', quantile_levels=[.1, .9])
 
 
