@@ -27,7 +27,7 @@ api_groups = {
     'The learner': ['learner', 'members', 'embeddings', 'data', 'optimizer', 'averaging'],
     'The model': ['model', 'layers'],
     'The callback': ['callback', 'masks'],
-    'The estimators': ['sklearn', 'frame', 'tune'],
+    'The estimators': ['sklearn', 'frame', 'tune', 'autogluon'],
     'A trained model': ['predict', 'oob', 'interpret', 'serve', 'exported', 'fold']}
 rest = 'Shared by all'
 

@@ -1,5 +1,5 @@
 "What `from dropconnect_tab.all import *` brings: the entry points, what they add to a `Learner`, what errors name"
-from dropconnect_tab.averaging import AverageWeights
+from dropconnect_tab.averaging import AverageWeights, TimeLimit
 from dropconnect_tab.callback import DropConnectCallback
 from dropconnect_tab.data import TabTensorDL, fast_dls
 from dropconnect_tab.embeddings import get_cont_edges, get_cont_scale
@@ -21,4 +21,5 @@ __all__ = [  # for type checkers, which take imported names for private
     'dropconnect_config', 'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear',
     'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam', 'get_cont_edges', 'get_cont_scale',
     'interval_coverage', 'load_predictor', 'MemberLoss', 'only_masks', 'plot_coverage', 'plot_error_spread',
-    'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL', 'WeightMasks']
+    'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL', 'TimeLimit',
+    'WeightMasks']

@@ -201,12 +201,12 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
     return X.set_axis(self._names, axis=1)  # where one side is an array, columns go by their places: scikit-learn warns
 
 @patch
-def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
+def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val, weights_val):
     """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; which rows they have; a
     loader of both where the latter are set aside of the former, else None"""
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
     if X_val is None and self._sets_aside(len(y)): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
-    if X_val is None: X_val,y_val = X.iloc[valid],y.iloc[valid]
+    if X_val is None: X_val,y_val,weights_val = (o if o is None else o[valid] for o in (X.iloc,y.iloc,weights))
     X,y = X.iloc[train],y.iloc[train]
     groups = self._group_names(X)
     cat_names = list(dict.fromkeys([*L(self.cat_names), *groups])) if groups else self.cat_names
@@ -221,10 +221,8 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val):
                        RegressionBlock(n_out=y.shape[1]) if vocab is None else CategoryBlock(vocab=vocab, sort=False),
                        [list(range(n)), list(range(n, len(df)))], reduce_memory=False)
     dls = to.dataloaders(bs=batch_size(n, self.bs), val_bs=1024, dl_type=TabTensorDL, device=self.device)
-    if weights is not None:
-        own = weights[valid] if len(valid) or not len(y_val) else self._weights(y_val, None)
-        dls.loaders = [dl if w is None or not len(w) else dl.new(cls=_WeightedRows, row_weights=w)
-                       for dl,w in zip(dls.loaders, (weights[train],own))]
+    for i,w in enumerate((weights if weights is None else weights[train], weights_val)):
+        if w is not None and len(w): dls.loaders[i] = dls.loaders[i].new(cls=_WeightedRows, row_weights=w)
     if not len(valid): return columns,dls,(train,valid),None
     every = {} if weights is None else dict(cls=_WeightedRows, row_weights=weights[np.concatenate([train,valid])])
     return columns,dls,(train,valid),dls.train.new(to, **every)
@@ -343,12 +341,13 @@ def _train(self:_DropConnectEstimator, learn, every_row):
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
-    if joins := self.n_epoch is None and every_row is not None: self._join(learn, every_row)
+    joins = self.n_epoch is None and every_row is not None and len(learn.recorder.values) > 0  # a whole epoch
+    if joins: self._join(learn, every_row)
     return joins
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
 @patch
-def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
+def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_val):
     X = self._frame(X, reset=True)
     y = self._targets(y, X.columns, reset=True)
     self._shift_scale = self._float32_scale(y)
@@ -357,14 +356,16 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val):
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a model cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
         check_consistent_length(X_val, y_val)
-        X_val,y_val = self._frame(X_val),self._rescaled(self._targets(y_val, X.columns))
+        X_val,y_val = self._frame(X_val),self._targets(y_val, X.columns)
+        weights_val,rows_val = _row_weights(self._weights(y_val, weights_val), X_val)
+        X_val,y_val = X_val.iloc[rows_val],self._rescaled(y_val.iloc[rows_val])
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
-        self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val)
+        self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
-        if weights is not None: loss = _WeightedLoss(loss)
+        if weights is not None or weights_val is not None: loss = _WeightedLoss(loss)
         # passed explicitly, since a column of that name would hide what fastai looks for in the dataset
         self.learner_ = learn = dropconnect_learner(
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
@@ -391,14 +392,17 @@ def fit(self:_DropConnectEstimator,
     sample_weight=None, # Weight of each row's loss; rows of weight 0 are left out
     X_val=None, # Validation rows: for `early_stopping`, losses in `history_`, and to compare with a constant
     y_val=None, # Their targets
+    sample_weight_val=None, # Weight of each of their losses
 ):
     "Train; whatever is fitted has a name that ends in an underscore: `learner_` is fastai's"
     self._check_settings()
     if (X_val is None) != (y_val is None): raise ValueError("X_val and y_val go together: give both, or neither")
+    if sample_weight_val is not None and X_val is None: raise ValueError(
+        "sample_weight_val has weights of validation rows, which are missing: give X_val and y_val")
     if y is None: raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
     check_consistent_length(X, y)
     new = type(self)(**self.get_params(deep=False))  # a fit that fails or is interrupted leaves this one as it was
-    new._fit(X, y, sample_weight, X_val, y_val)
+    new._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
     for k in [o for o in vars(self) if o.endswith('_') and not hasattr(new, o)]: delattr(self, k)
     vars(self).update(vars(new))
     return self

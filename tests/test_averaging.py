@@ -8,7 +8,7 @@ from fastai.tabular.all import (
     TrackerCallback, set_seed, tabular_learner, trainable_params)
 from helpers import hidden, make_df, make_dls, plain_learner
 
-from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, most_epochs
+from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, TimeLimit, most_epochs
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
@@ -215,6 +215,39 @@ def test_how_long_it_may_take():
     assert [most_epochs(o) for o in (10, 8333, 20_000, 10**7)] == [60, 60, 25, 10]
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    "A second passes each time that the callback looks at the time: at the start of a fit, and after each training batch"
+    now = iter(range(10**6))
+    monkeypatch.setattr('dropconnect_tab.averaging.monotonic', lambda: next(now))
+
+
+def test_a_fit_ends_when_its_time_is_over(clock):
+    learn, watch = learner(cbs=TimeLimit(7)), Watch()
+    for _ in range(2):  # the time is that of each fit
+        learn.fit(3, 1e-2, cbs=[watch, AverageWeights()])
+        assert len(watch.steps) == 8 and len(watch.ended) == 1  # of five steps an epoch
+        assert not torch.equal(learn.model.layers[0][0].weight, watch.steps[-1]['layers.0.0.weight'])
+
+
+def test_the_best_weights_are_there_when_the_time_is_over(clock):
+    learn, watch = learner(), Watch()
+    learn.fit_averaged(lr=1e-2, cbs=[TimeLimit(12), watch])
+    best = watch.ended[np.argmin([o[1] for o in learn.recorder.values])]
+    assert len(watch.ended) == 2
+    for k, v in weights(learn.model).items(): assert torch.equal(v, best[k])
+
+
+def test_predictions_have_all_the_time(clock):
+    learn = learner(cbs=TimeLimit(.5))
+    assert len(learn.get_preds()[0]) == len(learn.dls.valid_ds) and len(learn.get_preds(0)[0]) == len(learn.dls.train_ds)
+
+
+@pytest.mark.parametrize('seconds', [0, -1, float('nan')])
+def test_no_time_is_an_error(seconds):
+    with pytest.raises(ValueError, match=f'seconds={seconds}: give'): TimeLimit(seconds)
+
+
 # --- estimators ---
 
 SMALL = dict(layers=[8], members=2, n_bins=0, random_state=0)
@@ -312,3 +345,12 @@ def test_rows_that_were_set_aside_calibrate_a_classifier(few):
     assert temperature(calibrate=False) is None and temperature(n_epoch=2) is None
     assert temperature(loss_func=LabelSmoothingCrossEntropyFlat()) is None
     assert estimate().learner_.model.temperature is None
+
+
+@pytest.mark.parametrize('seconds, epochs', [(3, 0), (40, 3)])
+def test_an_estimator_whose_time_is_over(few, clock, seconds, epochs):
+    "The rows that were set aside join the others only where an epoch is complete"
+    est = estimate(cbs=TimeLimit(seconds), bs=16)
+    judged = 0 if est.history_.empty else est.history_.valid_loss.count()
+    assert judged == epochs and np.isfinite(est.predict(make_df(20)[['shop', 'size', 'age']])).all()
+    assert len(est.learner_.dls.valid_ds) == (0 if epochs else 20)

@@ -376,6 +376,30 @@ def test_outputs_start_from_the_rates_of_weighted_classes():
     assert true.predict_proba(few)[:, 1].mean() > .9 and clone(true).class_weight == {True: 50}
 
 
+@pytest.mark.parametrize('cls', BOTH)
+def test_weights_of_validation_rows(cls):
+    "They hold for the losses and for the comparison with a constant, with and without weights of training rows"
+    y, weights = target(cls), np.r_[np.zeros(20), np.full(len(X)-20, 5.)]
+    def losses(*args, **kwargs): return make(cls, n_epoch=2).fit(X, y, *args, **kwargs).history_
+    for train in (None, np.ones(len(X))):
+        weighted = losses(train, X, y, weights)
+        pd.testing.assert_frame_equal(weighted, losses(train, X[20:], y[20:]))  # rows of weight 0 are left out
+        assert not np.allclose(weighted.valid_loss, losses(train, X, y).valid_loss)
+        uneven = losses(train, X, y, np.arange(len(X))+1)
+        assert not np.allclose(uneven.valid_loss, losses(train, X, y).valid_loss)
+    doubled = losses(None, X, y, np.r_[np.full(20, 2.), np.ones(len(X)-20)])
+    rows = np.r_[:20, :len(X)]
+    assert np.allclose(doubled.valid_loss, losses(None, X.iloc[rows], y[rows]).valid_loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(sample_weight_val=[1.]*60), 'sample_weight_val has weights of validation rows, which are missing'),
+    (dict(X_val=X[:2], y_val=number[:2], sample_weight_val=[0, 0]), 'is 0 for all rows|at least one non-zero'),
+    (dict(X_val=X[:2], y_val=number[:2], sample_weight_val=[1, -1]), 'egative')])
+def test_weights_that_validation_rows_cannot_have(kwargs, message):
+    with pytest.raises(ValueError, match=message): make().fit(X, number, **kwargs)
+
+
 def test_weights_of_classes_hold_for_validation_rows():
     def losses(**kwargs): return make(DropConnectClassifier, **kwargs).fit(X, three, X_val=X[:30], y_val=three[:30]).history_
     assert losses().valid_loss[0] != losses(class_weight='balanced').valid_loss[0]
