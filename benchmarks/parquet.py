@@ -2,7 +2,7 @@
 
 Writes synthetic rows, half of their columns categorical, then prepares loaders in several ways, each in a process of
 its own: `parquet_dls` with all rows, in memory and mapped, and a `TabularPandas` of a part that fits. Prints rows a
-second of the preparation, of an epoch of the loader and of a training, and the peak memory until the end of it.
+second of the preparation, of an epoch of the loader and of a training, and the peak memory.
 
     python benchmarks/parquet.py --rows 5000000 --out benchmarks/parquet.md
 """
@@ -63,7 +63,8 @@ class Peak(threading.Thread):
             time.sleep(.05)
 
     def gb(self, key):
-        return int(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith(key)).split()[1])/1e6
+        lines = Path('/proc/self/status').read_text().splitlines()
+        return int(next(o for o in lines if o.startswith(key)).split()[1])/1e6
 
 
 def prepare(way, path, columns, part, seed=0):
@@ -83,7 +84,6 @@ def prepare(way, path, columns, part, seed=0):
 def measure(way, path, columns, part, fit_rows):
     "Print rows a second and memory, as JSON"
     from fastai.callback.core import Callback
-    from fastai.callback.schedule import Learner  # noqa: F401, adds fit_one_cycle
     from fastai.callback.training import ShortEpochCallback
 
     from dropconnect_tab.learner import dropconnect_learner
@@ -113,12 +113,13 @@ def measure(way, path, columns, part, fit_rows):
     dls = None
     timed('prepared', make)
     timed('epoch', lambda: sum(len(b[2]) for b in dls.train))
+    memory = dict(own=peak.own, all=peak.gb('VmHWM'))
     timed('trained', fit)
-    print(json.dumps(dict(res, rows=sum(o.n for o in dls.loaders), own=peak.own, all=peak.gb('VmHWM'))))
+    print(json.dumps(dict(res, rows=sum(o.n for o in dls.loaders), **memory, fit=peak.own)))
 
 
 def main():
-    p = options(__doc__, folder=None, rows=5_000_000, columns=20, part=500_000, fit_rows=40_960)
+    p = options(__doc__, folder=None, rows=5_000_000, columns=20, part=500_000, fit_rows=20_480)
     p.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS))
     p.add_argument('--folder', type=Path, help="where the file is written; a temporary folder by default")
     args, lines = p.parse_args(), []
@@ -129,12 +130,14 @@ def main():
         for way in args.ways:
             o = apart(__file__, 'measure', way, path, args.columns, args.part, args.fit_rows)
             lines.append([WAYS[way], *(f'{o[k]:,.0f}' for k in ('rows', 'prepared', 'epoch', 'trained')),
-                          *(f'{o[k]:.1f}' for k in ('own', 'all'))])
-    head = (f"{args.rows:,} synthetic rows of {args.columns} columns in a file of {size:.2f} GB, {args.columns//2} of them "
-            f"categorical; batches of {BS:,}; a tenth of the rows for validation; CPU, {machine()}. Rows a second, and the "
-            f"peak memory of the process, without and with what it maps. `trained` is a part of an epoch, "
-            f"{args.fit_rows:,} rows, of `dropconnect_learner` with its defaults.")
-    table = markdown(['loaders', 'rows', 'prepared', 'loader', 'trained', 'memory, GB', 'with mapped files, GB'], lines)
+                          *(f'{o[k]:.1f}' for k in ('own', 'all', 'fit'))])
+    head = (f"{args.rows:,} synthetic rows of {args.columns} columns in a file of {size:.2f} GB, {args.columns//2} of "
+            f"them categorical; batches of {BS:,}; a tenth of the rows for validation; CPU, {machine()}. Rows a "
+            f"second: prepared, in an epoch of the loader, and trained on, in a part of an epoch ({args.fit_rows:,} "
+            f"rows) of `dropconnect_learner` with its defaults. Peak memory of the process, PyTorch and fastai included: "
+            f"before the training, without and with the files that it maps, and at its end.")
+    table = markdown(['loaders', 'rows', 'prepared', 'loader', 'trained', 'memory, GB', 'with mapped files, GB',
+                      'with training, GB'], lines)
     write_page('\n'.join(["# Rows from Parquet", '', head, '', *table]), args.out)
 
 

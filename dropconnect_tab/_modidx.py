@@ -1454,6 +1454,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'dropconnect_tab.sklearn._in_order': ('sklearn.html#_in_order', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._labels': ('sklearn.html#_labels', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._of_classes': ('sklearn.html#_of_classes', 'dropconnect_tab/sklearn.py'),
+                                         'dropconnect_tab.sklearn._own_order': ('sklearn.html#_own_order', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._packed': ('sklearn.html#_packed', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._progress': ('sklearn.html#_progress', 'dropconnect_tab/sklearn.py'),
                                          'dropconnect_tab.sklearn._quiet': ('sklearn.html#_quiet', 'dropconnect_tab/sklearn.py'),

@@ -455,7 +455,7 @@ def parquet_dls(
     limit:float=4., # GB of tensors above which they are in files that are mapped into memory
     folder=None, # Where these files are made; None: the system's temporary folder
     sample:int=200_000, # Rows that are kept as a DataFrame, for medians, bins and the target's scale
-    chunk:int=2**18, # Rows that are read at a time
+    chunk:int=2**17, # Rows that are read at a time
     bs:int=64, # Rows in a training batch
     val_bs:int=None, # Rows in a validation batch; None: as in training
     path='.', # Where learners save
