@@ -87,7 +87,7 @@ class _Reader:
 
     def _check_share(self, valid):
         if not 0 < valid < 1: raise ValueError(
-            f"valid={valid!r}: give a share of the rows above 0 and below 1, an expression of pyarrow, or files")
+            f"valid={valid!r}: give a fraction of the rows above 0 and below 1, an expression of pyarrow, or files")
         return valid
 
     def choose(self, cat_names, cont_names, y_names, y_block):
@@ -225,7 +225,7 @@ class _FirstPass:
                 self.samples[i].add(part)
         for what,o in zip(('training','validation'), self.samples):
             if not o.n: raise ValueError(
-                f"valid={reader.valid} leaves no {what} rows: give another share, condition or files")
+                f"valid={reader.valid} leaves no {what} rows: give another fraction, condition or files")
 
     @property
     def counts(self): return [o.n for o in self.samples]
@@ -450,8 +450,8 @@ def parquet_dls(
     *,
     procs=(Categorify,FillMissing,Normalize), # `Categorify`, `FillMissing` or `FillGaps`, `Normalize`
     y_block=None, # `TransformBlock` of the target; None: `RegressionBlock` for numbers, else `CategoryBlock`
-    valid=0.2, # Validation rows: a random share, an expression of pyarrow that is true for them, or their files
-    seed:int=None, # Seed of the share and of the sample; None takes one from numpy's global generator
+    valid=0.2, # Validation rows: a random fraction, an expression of pyarrow that is true for them, or their files
+    seed:int=None, # Seed of the random split and of the sample; None takes one from numpy's global generator
     limit:float=4., # GB of tensors above which they are in files that are mapped into memory
     folder=None, # Where these files are made; None: the system's temporary folder
     sample:int=200_000, # Rows that are kept as a DataFrame, for medians, bins and the target's scale

@@ -1,4 +1,4 @@
-"The members of several nets in one: exact, or refused by name."
+"The members of several models in one: exact, or refused by name."
 import copy
 
 import pytest
@@ -140,6 +140,6 @@ def test_temperatures_that_differ_are_refused():
 def test_what_is_no_net_with_members():
     with pytest.raises(ValueError, match="part 1 is a Linear: give learners with a DropConnectTabularModel"):
         merge_members([trained(2, 0), nn.Linear(2, 2)])
-    with pytest.raises(ValueError, match="part 0 is one net without members: train it with members=2, or more"):
+    with pytest.raises(ValueError, match="part 0 has no members: train it with members=2, or more"):
         merge_members([DropConnectTabularModel(EMB_SZS, 3, 1, [12])])
     with pytest.raises(ValueError, match="parts is empty"): merge_members([])
