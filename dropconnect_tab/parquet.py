@@ -53,8 +53,11 @@ def _tables(dataset, names, numbers, condition, rows):
     columns = {n:pads.field(n) for n in names}
     columns |= {n:columns[n].cast(pa.float64(), safe=False) for n in numbers}
     if condition is not None: columns[_IS_VALID] = condition
+    kwargs = dict(batch_size=rows, batch_readahead=2, fragment_readahead=1)
+    if isinstance(getattr(dataset, 'format', None), pads.ParquetFileFormat):  # else what was read stays in memory
+        kwargs['fragment_scan_options'] = pads.ParquetFragmentScanOptions(pre_buffer=False)
     batches,n = [],0
-    for o in dataset.scanner(columns=columns, batch_size=rows, batch_readahead=2, fragment_readahead=1).to_batches():
+    for o in dataset.scanner(columns=columns, **kwargs).to_batches():
         batches.append(o)
         n += len(o)
         if n >= rows:

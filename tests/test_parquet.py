@@ -17,7 +17,7 @@ from dropconnect_tab.all import FillGaps, TabTensorDL, dropconnect_learner, fast
 pa = pytest.importorskip('pyarrow')
 pc, pads = pytest.importorskip('pyarrow.compute'), pytest.importorskip('pyarrow.dataset')
 
-from dropconnect_tab.parquet import StoredDL, _block_order, parquet_dls  # noqa: E402
+from dropconnect_tab.parquet import StoredDL, _block_order, _tables, parquet_dls  # noqa: E402
 
 CAT, CONT = ['shop', 'floor', 'grade', 'open', 'since'], ['size', 'age', 'rooms']
 
@@ -199,6 +199,15 @@ def test_the_defaults_of_a_learner_go_by_all_rows():
     few, many = (dropconnect_learner(load(o, 'y', ['shop'], ['x'], valid=.2, sample=300))
                  for o in (table[:3000], table))
     assert few.model.embeds[0].weight.std() < .05 < many.model.embeds[0].weight.std()
+
+
+def test_what_was_read_does_not_stay_in_memory(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path/'rows.parquet'
+    table = pa.table({f'x{i}': rng.normal(size=100_000) for i in range(10)})
+    pytest.importorskip('pyarrow.parquet').write_table(table, path, row_group_size=5000)
+    names, before = table.column_names, pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() for _ in _tables(pads.dataset(path), names, names, None, 5000)) - before
+    assert path.stat().st_size > 7e6 and most < 4e6
 
 
 # --- what takes loaders -----------------------------------------------------------------------------------------------
