@@ -23,7 +23,8 @@ setup(
     long_description_content_type='text/markdown',
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'onnx', 'tune', 'autogluon', 'bench', 'keel')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split()
+                    for extra in ('dev', 'onnx', 'tune', 'parquet', 'dask', 'autogluon', 'bench', 'keel')},
     packages=find_packages(include=['dropconnect_tab', 'dropconnect_tab.*']),
     package_data={'dropconnect_tab': ['py.typed']},  # type checkers may read the annotations
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['dropconnect_tab=dropconnect_tab._modidx:d']},

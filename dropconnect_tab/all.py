@@ -10,6 +10,7 @@ from dropconnect_tab.layers import DropConnectLinear, dropconnect
 from dropconnect_tab.learner import dropconnect_config, dropconnect_learner, only_masks
 from dropconnect_tab.masks import WeightMasks, draw_mask
 from dropconnect_tab.members import AverageMembers, MemberLoss
+from dropconnect_tab.merge import merge_members
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.oob import best_temperature
 from dropconnect_tab.optimizer import FusedAdam
@@ -20,6 +21,7 @@ __all__ = [  # for type checkers, which take imported names for private
     'AverageMembers', 'AverageWeights', 'best_temperature', 'calibrate_spread', 'draw_mask', 'dropconnect',
     'dropconnect_config', 'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear',
     'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam', 'get_cont_edges', 'get_cont_scale',
-    'interval_coverage', 'load_predictor', 'MemberLoss', 'only_masks', 'plot_coverage', 'plot_error_spread',
-    'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL', 'TimeLimit',
-    'WeightMasks']
+    'interval_coverage', 'load_predictor', 'MemberLoss', 'merge_members', 'only_masks', 'plot_coverage',
+    'plot_error_spread', 'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL',
+
+    'TimeLimit', 'WeightMasks']

@@ -59,7 +59,7 @@ def _rows_together(df):
     "The values of a DataFrame, row by row in memory: pandas stores columns together, and a gather would jump"
     return tensor(np.require(df.to_numpy(), requirements='CW'))  # what pandas shares cannot be written to
 
-def _as_tensors(to):
+def as_tensors(to):
     "Codes, continuous columns and targets (the last two if any) of a `TabularPandas`, as `ReadTabBatch` does"
     res = (_rows_together(to.cats).long(),)
     if to.with_cont: res += (_rows_together(to.conts).float(),)
@@ -70,7 +70,7 @@ class _ReadTensors(ReadTabBatch):
     def __init__(self, to): self.to = to
     def encodes(self, b):
         if not isinstance(b, TabularPandas): return b
-        return _as_tensors(b) if b.device is None else to_device(_as_tensors(b), b.device)
+        return as_tensors(b) if b.device is None else to_device(as_tensors(b), b.device)
 
 def _reading_tensors(after_batch, dataset):
     "`after_batch` with its `ReadTabBatch` replaced"
@@ -138,9 +138,13 @@ def _columns(self:TabTensorDL):
     return {n:to.items[n] for n in (*to.cat_names,*to.cont_names,*to.y_names) if n in to.items}
 
 @patch
+def _host_table(self:TabTensorDL):
+    cats,*rest = as_tensors(self.dataset)
+    return _smallest_int(cats),*rest
+
+@patch
 def _make_table(self:TabTensorDL):
-    cats,*rest = _as_tensors(self.dataset)
-    table = _smallest_int(cats),*rest
+    table = self._host_table()
     if self.table_device is not None: return to_device(table, torch.device(self.table_device))
     home = torch.device(self.device or 'cpu')
     return to_device(table, home if _fits_on(sum(o.nbytes for o in table), home) else 'cpu')
@@ -159,6 +163,11 @@ def table(self:TabTensorDL) -> tuple: # cats, conts (where there are continuous 
 def n_inp(self:TabTensorDL) -> int:
     "Tensors of a batch that enter the model"
     return 1+bool(self.dataset.with_cont)
+
+@patch(as_prop=True)
+def n_rows(self:TabTensorDL) -> int:
+    "Rows of the table; the dataset of another kind of loader may be a sample of them"
+    return len(self.dataset)
 
 # %% ../nbs/08_data.ipynb #e42c4ca6
 @patch
@@ -213,7 +222,8 @@ def fast_dls(
         if isinstance(dl, TabWeightedDL) and (wgts is None or not len(wgts) or np.ptp(wgts) == 0): wgts = None
         n = None if dl.n == len(dl.dataset) else dl.n
         same = dict(wgts=wgts, n=n, num_workers=0, table_device=own.get('table_device'))
-        return dl.new(cls=TabTensorDL, **same | kwargs)
+        cls = type(dl) if isinstance(dl, TabTensorDL) else TabTensorDL
+        return dl.new(cls=cls, **same | kwargs)
     res = type(dls)(*map(fast, dls.loaders), path=dls.path)
     res._device = vars(dls).get('_device')
     return res

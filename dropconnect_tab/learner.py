@@ -126,7 +126,8 @@ def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     "The arguments of the model: the defaults, then what is given, then what the data and the loss determine"
     to,said = dls.train_ds,config or {}
     oob = ifnone(arguments['oob'], said.get('oob'))
-    defaults = _defaults(len(to), len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
+    n_rows = dls.train.n_rows if isinstance(dls.train, TabTensorDL) else len(to)  # the dataset may be a sample
+    defaults = _defaults(n_rows, len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
     res = _merge(defaults, said, arguments)
     def unsaid(name): return name not in res and name not in said
     y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))

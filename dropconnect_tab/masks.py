@@ -439,13 +439,17 @@ def check_agree(self:WeightMasks, model, **settings):
                              f"leave {k} out here, or make a new model with it")
 
 @patch
-def of_member(self:WeightMasks, model, i):
-    "The masks of member `i` in `model`, the model that it is alone"
-    keeps,linears,res = self.keeps,find_linears(model),copy.copy(self)
-    res.layers = [replace(m, linear=linears[m.name], drawn=keeps[m.name][i] if m.name in keeps else None, numbers=None)
-                  for m in self.layers]
+def with_keeps(self:WeightMasks, model, keeps):
+    "These masks in `model`, which has the same layers with other weights, with the keep-masks `keeps`"
+    linears,res = find_linears(model),copy.copy(self)
+    res.layers = [replace(m, linear=linears[m.name], drawn=keeps.get(m.name), numbers=None) for m in self.layers]
     res.seed,res._of_seed = None,False
     return res
+
+@patch
+def of_member(self:WeightMasks, model, i):
+    "The masks of member `i` in `model`, the model that it is alone"
+    return self.with_keeps(model, {n:o[i] for n,o in self.keeps.items()})
 
 # %% ../nbs/02_masks.ipynb #5c3f9111
 def report_zeros(linears, weight_p):

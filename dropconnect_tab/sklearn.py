@@ -11,6 +11,7 @@ import pickle, sys, warnings
 from copy import deepcopy
 from inspect import signature
 from io import BytesIO
+from random import Random
 from threading import RLock
 from typing import Callable
 
@@ -311,6 +312,12 @@ def _score_left_out(self:_DropConnectEstimator, y, rows):
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
+def _own_order(loaders, seed):
+    "Orders of rows that are the seed's: a thread of others, such as dask's, may draw from Python's generator meanwhile"
+    rng = Random(seed)
+    for dl in loaders:
+        if dl is not None: dl.rng = Random(rng.randint(0, 2**32-1))
+
 # %% ../nbs/16_sklearn.ipynb #e57d211b
 _FEW_TO_JUDGE = 1000 # Fewer rows than this are too few to hold any out
 
@@ -363,6 +370,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
         self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val)
+        _own_order([*dls.loaders, every_row], seed)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None or weights_val is not None: loss = _WeightedLoss(loss)

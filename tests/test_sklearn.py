@@ -4,7 +4,9 @@ import datetime as dt
 import decimal
 import importlib.util
 import pickle
+import random
 import re
+import threading
 
 import joblib
 import numpy as np
@@ -576,6 +578,22 @@ def test_threads_find_what_one_finds_and_leave_the_generators_alone():
     together = joblib.Parallel(4, backend='threading')(joblib.delayed(fit)(seed) for seed in (0, 1, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together)) and not np.array_equal(alone[0], alone[1])
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_random_numbers_that_another_thread_draws_change_nothing():
+    "Such as dask's, whose workers fit in one thread and talk in another"
+    df, y = rows(100)
+    def fit(): return make(n_epoch=2, random_state=0, early_stopping=True, valid_pct=.2).fit(df, y).predict(df)
+    alone, over = fit(), threading.Event()
+    def draw():
+        while not over.wait(1e-4): random.random()
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try: together = fit()
+    finally:
+        over.set()
+        thread.join()
+    assert np.array_equal(alone, together)
 
 
 def test_the_config_may_have_what_the_constructor_has():
