@@ -35,12 +35,12 @@ def answer(table, seed, weight_p, n):
 
 
 def main():
-    p = options(__doc__, seeds=5, n=32)  # `n` answers to each row
+    p = options(__doc__, seeds=5, n=32)  # `n` predictions for each row
     p.add_argument('--weight-p', type=float, nargs='+', default=[.2])
     args = p.parse_args()
     tables = [load_dataset('california', args.folder), bulldozers_dataset(args.folder/'bulldozers-2012', '2012', 'own')]
     lines = []
-    head = ['table', 'weight_p', 'RMSE', 'raw coverage', 'calibrated coverage', 'factor']
+    head = ['dataset', 'weight_p', 'RMSE', 'raw coverage', 'calibrated coverage', 'factor']
     for table, weight_p in progress_bar([(t, q) for t in tables for q in args.weight_p]):
         rows = []
         for seed in range(args.seeds):
@@ -51,7 +51,7 @@ def main():
         (e, raw, cal, f), (_, raw_sd, cal_sd, _) = np.mean(rows, 0), np.std(rows, 0, ddof=1)
         lines.append([f'{table.name} {table.split}', weight_p, f'{e:.4f}', f'{raw:.1%} ± {raw_sd:.1%}',
                       f'{cal:.1%} ± {cal_sd:.1%}', f'{f:.2f}'])
-    said = f'Mean ± sd over {args.seeds} seeds; {args.n} answers to each row; torch {torch.__version__}.'
+    said = f'Mean ± sd over {args.seeds} seeds; {args.n} predictions for each row; torch {torch.__version__}.'
     write_page('\n'.join(['# Coverage of 90% intervals', '', said, '', *markdown(head, lines)]), args.out)
 
 

@@ -89,7 +89,7 @@ def longer(folders):
     def row(name):
         arm, dense = twice(name)
         return differences_of(folders[name], arm, ['default', dense, *others])
-    head = ['table', 'twice the epochs', 'against the usual epochs', 'against itself with `weight_p=0`',
+    head = ['dataset', 'twice the epochs', 'against the usual epochs', 'against itself with `weight_p=0`',
             *(f'against {o}' for o in others)]
     return '\n'.join([*markdown(head, [row(o) for o in where]),
                       format_differences([folders[o] for o in where], 'default', MORE_ROUNDS)])

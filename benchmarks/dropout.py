@@ -74,16 +74,16 @@ def dropout_table(out):
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
     mean = runs.pivot_table(index=['rows', 'table'], columns=['start', 'ps'], values='error')
     fits = runs.groupby(['rows', 'table']).seed.nunique()
-    head = ['table', 'rows', 'fits', 'error at 0', *(f'at {o}' for o in PS[1:]), *(f'dense at {o}' for o in PS)]
+    head = ['dataset', 'rows', 'fits', 'error at 0', *(f'at {o}' for o in PS[1:]), *(f'dense at {o}' for o in PS)]
     rows = []
     for (n, name), row in mean.iterrows():
         few, dense = row['few inputs'], row['dense']
         rows.append([name, str(n), str(fits[n, name]), f'{few[0.]:.4f}',
                      *(f'{100*(few[o]/few[0.]-1):+.1f}%' for o in PS[1:]),
                      *(f'{100*(few[o]/dense[o]-1):+.1f}%' for o in PS)])
-    return ('Error on slices of training rows by dropout (`ps`): the mean at none, and by how much others differ. Then '
-            'by how much a start with few inputs differs from a dense one with the same dropout. Where the name ends '
-            'in `-classes`, the target is a third of what it is elsewhere: low, middle or high.\n\n'
+    return ('Error on validation rows by dropout (`ps`): the mean without dropout, and the difference from it with '
+            'dropout. Then the difference of a sparse initialization from a dense one with the same dropout. In '
+            'datasets whose name ends in `-classes`, the target is cut into thirds: low, middle or high.\n\n'
             + '\n'.join(markdown(head, rows)))
 
 

@@ -1,8 +1,8 @@
-"""Time and memory of members in one pass: beside as many nets one after the other, and beside TabM.
+"""Time and memory of members in one pass: next to as many networks one after another, and to TabM.
 
 All are fitted for one epoch on the training rows of California, in batches of 256, through the functions that the
 experiments use (loader, optimizer and validation included). Times are medians of interleaved repeats in one process,
-given as ratios too; memory is what the nets and training steps add to the peak of a process of its own.
+given as ratios too; memory is what the networks and training steps add to the peak of a process of its own.
 
     python benchmarks/ensembles.py FOLDER --out benchmarks/ensembles.md
 
@@ -38,13 +38,13 @@ def fit_of(name, *settings, **more):
 
 
 pairs = {
-    'nets one after the other': {
-        '8 nets, one after the other': fit_of('deep-ensemble', NET, nets=8),
+    'networks one after another': {
+        '8 networks, one after another': fit_of('deep-ensemble', NET, nets=8),
         '8 members, dense': fit_of('members-dense', NET, members=8),
         '8 members, trainable masks': fit_of('members-masked', NET, MASKED, members=8),
         '8 members, frozen masks': fit_of('members-masked', NET, MASKED, members=8, mask='frozen'),
         '8 members, resampled masks': fit_of('members-masked', NET, MASKED, members=8, mask='resampled'),
-        '1 net': fit_of('dense', NET)},
+        '1 network': fit_of('dense', NET)},
     'TabM, 32 members': {
         'TabM, k=32': fit_of('tabm-small', TABM, k=32),
         '32 members, dense': fit_of('members-dense', WIDE, members=32),
@@ -58,7 +58,7 @@ pairs = {
 
 
 def steps_of(members, nets, mask, device='cpu', layers=(1000, 500)):
-    "A function that makes `nets` nets of `members` members, takes three steps with them, and returns them"
+    "A function that makes `nets` networks of `members` members, takes three steps with them, and returns them"
     cat, cont, y = (o.to(device) for o in (torch.zeros(256, 1).long(), torch.randn(256, 250), torch.randn(256, 1)))
     loss = torch.nn.MSELoss()
     if members > 1: loss = MemberLoss(loss)
@@ -78,7 +78,7 @@ def steps_of(members, nets, mask, device='cpu', layers=(1000, 500)):
 
 
 def step_memory(members, nets, mask):
-    "MB that `nets` nets of `members` members and steps of them add to this process: after a step, and at its peak"
+    "MB that `nets` networks of `members` members and steps of them add to this process: after a step, and at its peak"
     warm = torch.nn.Linear(8, 8)
     warm(torch.randn(256, 8)).sum().backward()
     return added_mb(steps_of(members, nets, mask))
@@ -103,7 +103,7 @@ def main():
         base = next(iter(found.values()))
         rows = [[k, f'{v:.2f}', f'{v/base:.2f}'] for k, v in found.items()]
         lines += [f'## Beside {title}', '', *markdown(['fit', 'seconds', 'ratio'], rows)]
-    lines += ['## Memory', '', 'Nets with 254 inputs, layers of 1,000 and 500 neurons, on the same batches of 256, with '
+    lines += ['## Memory', '', 'Networks with 254 inputs, layers of 1,000 and 500 neurons, on the same batches of 256, with '
               'the optimizers of `dropconnect_learner`; MB',
               'after a step (weights, gradients, state of the optimizer), and at the peak of a step.', '']
     rows = []
@@ -112,7 +112,7 @@ def main():
         (a, top_a), (b, top_b) = both(1, 8), both(8, 1)
         rows.append([mask or 'none', f'{a:.0f}', f'{b:.0f}', f'{b/a:.2f}', f'{top_a:.0f}', f'{top_b:.0f}',
                      f'{top_b/top_a:.2f}'])
-    lines += markdown(['masks', '8 nets', '8 members', 'ratio', 'peak, 8 nets', 'peak, 8 members', 'ratio'], rows)
+    lines += markdown(['masks', '8 networks', '8 members', 'ratio', 'peak, 8 networks', 'peak, 8 members', 'ratio'], rows)
     head = (f"One epoch of {len(table.train_idx):,} rows, batches of 256; medians of {args.repeats} interleaved "
             f"repeats; {machine()}.")
     write_page('\n'.join(['# Members in one pass', '', head, '', *lines]), args.out)

@@ -76,8 +76,8 @@ def epochs_table(out):
     mean = ['geometric mean', '', '', *(f'{v:.3f}' for v in np.exp(np.log(over).mean()))]
     worst = ['worst', '', '', *(f'{v:.3f}' for v in over.max())]
     seconds = ['median seconds', '', '', *(f'{v:.0f}' for v in secs.median())]
-    return ('The lowest error on the slice, and that of each fit over it. Where no dropout is named, it is the '
-            "learner's own.\n\n" + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, mean, worst, seconds])))
+    return ('The lowest error on the validation rows, and that of each fit divided by it. Where no dropout is named, '
+            "it is the learner's own.\n\n" + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, mean, worst, seconds])))
 
 
 def main():

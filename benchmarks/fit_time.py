@@ -39,7 +39,7 @@ def main():
     p.add_argument('--tables', nargs='+', default=list(TABLES))
     args = p.parse_args()
     names = list(fits_of(1))
-    head = ['table', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
+    head = ['dataset', 'rows', *(f'{o}, seconds' for o in names), *(f'{o}, ratio' for o in names[1:])]
     rows = []
     for name in [*args.tables, *WIDE]:
         table = wide(WIDE[name]) if name in WIDE else load(name, args.folder)

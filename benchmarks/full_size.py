@@ -55,7 +55,7 @@ def main():
             rows.append([columns, arm, f"{wall-res['seconds']:.0f}", f'{per:.1f}', f'{peak:.1f}'])
     head = (f"{args.rows:,} synthetic sales, split `book` ({res['rows']['train']:,} to train on), batches of 1,024; "
             f"device {res['device']}, {machine()}.")
-    columns = ['columns', 'arm', 'seconds before the fit', 'seconds per epoch (trees: whole fit)', 'peak memory, GB']
+    columns = ['columns', 'method', 'seconds before the fit', 'seconds per epoch (trees: whole fit)', 'peak memory, GB']
     write_page('\n'.join(["# Full size", '', head, '', *markdown(columns, rows)]), args.out)
 
 

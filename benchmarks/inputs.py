@@ -143,7 +143,7 @@ STUDIES = {'rule': (list(TABLES), {'dense': DENSE, 'few inputs': FEW, 'half': di
            'beyond': (STEADY, BEYOND, 3), 'members': (STEADY, OWN, 3),
            'how many, with own embeddings': (STEADY, {**OWN, **FOUR}, 3),
            'more, with own embeddings': (['bulldozers-codes', 'bulldozers-2012', 'bike', 'california'], MORE, 3),
-           'other starts, with own embeddings': (['bulldozers-codes'], FIRST, 3),
+           'other initializations, with own embeddings': (['bulldozers-codes'], FIRST, 3),
            'optimizer': (SOME, OPTIMIZER, 3)}
 # Study → what its arms are compared with; else the dense twin of each
 REFERENCES = {'sizes': 'few inputs', 'embeddings': 'dense, layers=[200,100]',
@@ -256,16 +256,18 @@ def inputs_table(out):
     "The studies as Markdown"
     found = by_seed(read_jsonl(out/'runs.jsonl'))
     lines = ['# What a neuron should start with', '',
-             'By how many percent the error is above (+) or below (-) that of the dense net with the same seed, the '
-             "mean over seeds with Student's 95% interval, where there are several; bold where it excludes zero. "
-             'Columns are those of the table, for the first layer; later layers start with two neurons. Layers have 400 '
-             'and 200 neurons where nothing else is said, and embeddings of categories start with a standard deviation '
-             "of 0.01, as in fastai, and are the same for all members. Sizes are compared with few inputs in such "
-             "layers, embeddings with a dense net in fastai's layers, what might come on top and embeddings of "
-             "members' own with larger embeddings in fastai's layers, starts with such own embeddings with a dense net "
-             'that has them, all else with a dense net. '
-             'Seeds are tens of percent apart on digits, a table of 1,797 rows: it says nothing. Written by '
-             '`benchmarks/inputs.py`.', '']
+             'The difference of the error from that of the dense network with the same seed, in percent: the mean '
+             "over seeds with Student's 95% interval if there are several, bold where it excludes zero. In names "
+             'such as *2 columns, later all*, the first part is how many columns, or inputs, a neuron of the first'
+             ' layer starts with, and *later* how many inputs a neuron of a later layer starts with; by default '
+             'those are two. Unless a name says otherwise, layers have 400 and 200 neurons, categorical embeddings'
+             ' are initialized with a standard deviation of 0.01, as in fastai, and members share them.',
+             '',
+             'The baseline differs in some sections. *Sizes*: few inputs, in layers of 400 and 200 neurons. '
+             "*Embeddings*: a dense network with fastai's layers. *Beyond*, *Members* and *Optimizer*: few inputs with "
+             "larger initial embeddings, in fastai's layers. Sections *with own embeddings*: a dense network with "
+             'separate embeddings for each member. Results on digits, with 1,797 rows, differ by tens of percent between '
+             'seeds and are inconclusive. Written by `benchmarks/inputs.py`.', '']
     for study, (tables, arms, seeds) in STUDIES.items():
         tables = [t for t in tables if any((t, a) in found for a in arms)]
         if not tables: continue
@@ -274,7 +276,8 @@ def inputs_table(out):
                  and not (twins and a.startswith('dense')) or a.startswith('dense, as')]
         lines += [f'## {study.capitalize()}', '', f'Up to {seeds} seeds.', '']
         lines += markdown([study, *tables], [
-            [a, *(interval(relative(found, t, a, reference_of(study, a))) for t in tables)] for a in shown])
+            [a.replace('larger embeddings', 'larger initial embeddings'),
+             *(interval(relative(found, t, a, reference_of(study, a))) for t in tables)] for a in shown])
     return '\n'.join(lines)
 
 
@@ -304,7 +307,7 @@ def draw(out):
             points = [(k, x.mean()) for k in ticks if len(x := error(k))]
             if points: ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
         label_axis(ax, ticks, xlabel=f'{what} that a neuron of the first layer starts with')
-    write_picture(axs, 'error relative to the dense net, %', out/'inputs.png')
+    write_picture(axs, 'error relative to the dense network, %', out/'inputs.png')
 
 
 def draw_embeddings(out):
@@ -316,8 +319,8 @@ def draw_embeddings(out):
         for i, t in enumerate(STEADY):
             points = [(k, x.mean()) for k, arm in arms.items() if len(x := relative(found, t, arm, reference))]
             ax.plot(*zip(*points), marker='o', color=f'C{i}', label=t)
-        label_axis(ax, list(arms), xlabel='standard deviation that embeddings of categories start with', title=title)
-    write_picture(axs, 'error against a dense net with 0.01, %', out/'embeddings.png')
+        label_axis(ax, list(arms), xlabel='standard deviation of initial categorical embeddings', title=title)
+    write_picture(axs, 'error against a dense network with 0.01, %', out/'embeddings.png')
 
 
 def main():

@@ -29,17 +29,17 @@ sys.path.append(str(Path(__file__).resolve().parent.parent/'tests'))
 from habits import Watch, habits, layers  # noqa: E402
 from helpers import make_dls  # noqa: E402
 
-notes = ["ok: no exception, and the exact zeros of the hidden layers are those they should be: 50% of each layer "
-         "(within 1 point) from the first training step to the last, always in the same places.",
-         "Callbacks: ours and the naive one belong to the learner; fasterai's is passed to each fit, as in its docs, "
-         "so lr_find, validate and get_preds do not meet it.",
-         "fasterai: weight granularity, local context, large_final, a one-shot schedule from the first batch, and the "
-         "hidden layers by name.",
-         "WeightDropout is resampled DropConnect and holds no mask: its cells ask whether the habit runs, the weights "
-         "survive, and training still drops about half of them.",
-         "Most habits train twice, so a mask that is drawn again for each fit breaks in them.",
-         "A mask applied late: 'ours: model' takes the dense net's checkpoint with its optimizer, the others start on "
-         "the trained learner as it is."]
+notes = ["ok: no exception, and exactly the right weights are zero: 50% of each hidden layer (within 1 point), "
+         "from the first training step to the last, always in the same places.",
+         "Callbacks: ours and the naive one belong to the learner; fasterai's is passed to each fit, as in its "
+         "docs, so lr_find, validate and get_preds run without it.",
+         "fasterai: weight granularity, local context, large_final, a one-shot schedule from the first batch, and "
+         "the hidden layers by name.",
+         "WeightDropout is resampled DropConnect and has no fixed mask: its cells test whether the feature works, "
+         "the weights survive, and training still drops about half of them.",
+         "Most rows train twice, so a mask that is drawn again for each fit fails in them.",
+         "A mask applied late: 'ours: model' takes the dense model's checkpoint with its optimizer, the others "
+         "start on the trained learner as it is."]
 
 rows = {"validate, get_preds, predict before training": 'looking_before_and_after',
         "lr_find first": 'lr_find_first',
@@ -239,9 +239,9 @@ def versions():
 def as_markdown(matrix):
     "The matrix as a page of Markdown"
     short,errors = shorten(matrix)
-    lines = markdown(['habit',*(t.name for t in tools)], [[h,*row] for h,row in short.items()])
+    lines = markdown(['feature',*(t.name for t in tools)], [[h,*row] for h,row in short.items()])
     numbered = [f"{i}. `` {e} ``" for i,e in enumerate(errors, 1)]
-    return '\n'.join(["# A frozen mask in a fastai life", '', *(f"- {o}" for o in notes), '', *lines,
+    return '\n'.join(["# A frozen mask with fastai's features", '', *(f"- {o}" for o in notes), '', *lines,
                       *numbered, '', versions(), ''])
 
 def main(args=None):

@@ -33,7 +33,7 @@ def members_table(folders):
         def cell(other):
             return f'{mean[other]:.4f}: {format_percent(results, masked, other)}'
         rows.append([folder.name, measure, f'{mean[masked]:.4f}', *map(cell, others)])
-    return '\n'.join(markdown(['table', 'error', 'masked members', *others], rows)[:-1])
+    return '\n'.join(markdown(['dataset', 'error', 'masked members', *others], rows)[:-1])
 
 
 def main():

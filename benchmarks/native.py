@@ -45,8 +45,8 @@ def native_table(out):
                          f"{sum(errs['seconds', o] for o in tables):.0f}"])
         rows.append(['native against codes', *(f'{o:+.1f}%' for o in diff), f'{np.mean(diff):+.1f}%', ''])
     seeds = runs.groupby(['table', 'method', 'native']).size().min()
-    return (f"Errors on slices of training rows (RMSE; adult: log loss), means of {seeds} seeds, and seconds of one "
-            "fit of each table.\n\n" + '\n'.join(markdown(['', *tables, 'mean', 'seconds'], rows)))
+    return (f"Errors on validation rows (RMSE; adult: log loss), means of {seeds} seeds, and seconds of one "
+            "fit of each dataset.\n\n" + '\n'.join(markdown(['', *tables, 'mean', 'seconds'], rows)))
 
 
 def main():

@@ -184,7 +184,7 @@ def robust_table(out):
                 *(f'{d:+.2f}% ({there[o].sum()})' if d == d else '' for o, d in zip(variants, diffs))]
     head = ['dataset', 'rows', 'error, off', "over a constant's", 'sd of seeds', *variants]
     rows = [row(*o) for o in runs.groupby('table', observed=True)]
-    return ('Errors on slices of training rows with `cont_scale=False`, and by how much those with other scales differ '
+    return ('Errors on validation rows with `cont_scale=False`, and by how much those with other scales differ '
             'with the same seeds (how many). `far=8` is the default; `squashed` is what RealMLP does.\n\n'
             + '\n'.join(markdown(head, rows)))
 

@@ -101,7 +101,7 @@ def settings_table(out):
     errs = runs.pivot_table(index='variant', columns=['table', 'seed'], values='error')
     errs = errs.reindex([o for o in VARIANTS if o in errs.index])
     tables, start = [o for o in SLICED if o in errs], errs.loc['start']
-    rows = [['start', *(f'{start[o].mean():.4f}' for o in tables), ''],
+    rows = [['initial', *(f'{start[o].mean():.4f}' for o in tables), ''],
             ['sd of its seeds', *(f'{100*start[o].std()/start[o].mean():.1f}%' for o in tables), '']]
     for variant, err in errs.iloc[1:].iterrows():
         there = err.notna()
@@ -109,7 +109,7 @@ def settings_table(out):
         rows.append([variant, *(f'{v:+.1f}%' if v == v else '' for v in diff), f'{np.nanmean(diff):+.1f}%'])
     rows.append(['seeds of each', *(str(errs[o].iloc[1:].notna().sum(1).min()) for o in tables), ''])
     head = ['variant', *tables, 'mean']
-    return ("Errors on slices of training rows; below those of the start, by how much a variant's differ with the "
+    return ("Errors on validation rows; below those of the initial settings, the differences of each variant with the "
             "same seeds.\n\n" + '\n'.join(markdown(head, rows)))
 
 

@@ -10,11 +10,11 @@ Everything is measured in interleaved repeats, and medians are reported:
   that is in memory;
 - what a mask costs: the time that its own code takes in a step (timers around it; what it adds to the backward pass is
   not in there, but in the ratio of whole epochs beside it), ours and others';
-- `learn.predict` and `get_preds` beside `learn.predictor()`, for one net and for the learner with its defaults;
+- `learn.predict` and `get_preds` beside `learn.predictor()`, for a single network and for the learner with its defaults;
 - peak memory of an epoch with each loader, each in a process of its own.
 
     python benchmarks/speed.py --out benchmarks/speed.md
-    python benchmarks/speed.py --answers  # only the table of answers, which is printed
+    python benchmarks/speed.py --answers  # only the predictions, which are printed
 """
 import argparse
 import json
@@ -198,7 +198,7 @@ def mask_costs(dls, y_range, repeats):
 # Answers
 
 def latency(net, learn, df, repeats):
-    "Rows of the table for a net: rows, ours and fastai's seconds, ratio"
+    "Rows for one model: rows, seconds of fastai and ours, ratio"
     answer, rows = learn.predictor(), []
     def preds(n): return lambda: quiet(learn.get_preds, learn, dl=learn.dls.test_dl(df.iloc[:n]))
     cases = {1: (dict(df.iloc[0]), 'learn.predict', lambda: quiet(learn.predict, learn, df.iloc[0])),
@@ -206,17 +206,17 @@ def latency(net, learn, df, repeats):
     for n, (given, name, theirs) in cases.items():
         secs = interleaved({'ours': lambda: answer(given), 'theirs': theirs}, 4*repeats, f'{n} rows')
         rows.append([net, f'{n:,}', name, f"{1000*secs['theirs']:.1f}", f"{1000*secs['ours']:.2f}",
-                     f"1/{secs['theirs']/secs['ours']:.1f}"])
+                     f"{secs['theirs']/secs['ours']:.1f}"])
     return rows
 
 
 def answers(table, dls, y_range, repeats):
-    "Lines of the table for nets that are not trained, which takes nothing from an answer's time"
+    "Rows for untrained models, whose predictions take as long"
     df = table.df.drop(columns=table.y_name).iloc[np.resize(table.test_idx, 10_000)].reset_index(drop=True)
     nets = {f'one, {LAYERS}': dropconnect_learner(dls, layers=LAYERS, y_range=y_range, **only_masks),
             'the defaults: 8 members': dropconnect_learner(dls)}
     rows = [o for k, v in nets.items() for o in latency(k, v, df, repeats)]
-    return markdown(['net', 'rows', 'fastai', 'ms', '`learn.predictor()`, ms', 'ratio'], rows)
+    return markdown(['model', 'rows', 'fastai', 'ms', '`learn.predictor()`, ms', 'times faster'], rows)
 
 
 def table_of(rows):
@@ -246,7 +246,7 @@ def first_rows(dls, n):
 def main():
     p = options(__doc__, folder=None, rows=ROWS, epoch_rows=25_000, repeats=5)
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--answers', action='store_true', help="print the table of answers, and nothing else")
+    p.add_argument('--answers', action='store_true', help="print the predictions only")
     p.add_argument('--peak', help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.peak: return print(json.dumps(peak(args.peak, args.rows, args.device)))
@@ -286,10 +286,10 @@ def main():
         '',
         '## An epoch of the loader alone', '', *markdown(['loader', 'seconds', 'ratio'], [
             [k, f'{v:.2f}', f"{v/loaders['fastai']:.3f}"] for k, v in loaders.items()]),
-        '## An epoch of training', '', *markdown(['net', 'seconds', 'over fastai', 'over its step floor'], epochs),
-        f"The step floor is {secs[net]:.2f} s for one net, {secs[k]:.2f} s for 8 members.", '',
+        '## An epoch of training', '', *markdown(['model', 'seconds', 'over fastai', 'over its step floor'], epochs),
+        f"The step floor is {secs[net]:.2f} s for a single network, {secs[k]:.2f} s for 8 members.", '',
         '## What a mask costs', '', *markdown(['mask', 'seconds of an epoch', 'over none', 'own code, share'], costs),
-        '## Answers', '', *answers(table, ours, y_range, args.repeats),
+        '## Predictions', '', *answers(table, ours, y_range, args.repeats),
         '## Memory', '', 'What an epoch adds to the peak of the process, in MB (on a GPU: peak of its memory).', '',
         *markdown(['loader', 'MB'], [[k, f'{v:.0f}'] for k, v in peaks.items()])])
     write_page(text, args.out)

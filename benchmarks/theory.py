@@ -383,14 +383,15 @@ def theory_table(out):
     every = [(o, [r for (_, nets, _), arms in found.items() if nets == 1 and (r := ratios(arms, o))]) for o in others]
     rows.append(['mean', '', '', '', *(shown([mean_ratio(r) for r in rs]) for _, rs in every)])
     head = ['target', 'error', 'seeds', 'rows that dense needs', *others]
-    return ('# Training rows that nets need\n\n'
-            f'Training rows after which the error on {TEST:,} test rows is as low as the second column says: the share '
-            'of wrong classes, of unexplained variance (Friedman, additive), or the log loss above that of the true '
-            'probabilities (nodes of Bayesian networks). The fourth column is the median for nets with a dense start. '
-            'Further columns say how many times as many rows others need: the geometric mean over seeds, the lowest '
-            'and the highest (∞: not with as many rows as were tried). The numbers are the columns that a neuron of '
-            "the first layer starts with; *later 2* is the library's default, whose second layer starts with two "
-            'neurons; *scaled* is the dense start with a first layer as large as that of four columns. The last row has the '
+    return ('# Training rows needed\n\n'
+            f'Training rows needed until the error on {TEST:,} test rows reaches the threshold in the second column: '
+            'the fraction of wrong classes, of unexplained variance (Friedman, additive), or the log loss above that '
+            'of the true probabilities (nodes of Bayesian networks). The fourth column is the median for networks '
+            'with a dense initialization. Further columns have the rows that others need, relative to it: the '
+            'geometric mean over seeds, the lowest and the highest (∞: not reached with as many rows as were tried). '
+            'Their names are the number of columns that a neuron of the first layer starts with; *later 2* is the '
+            "library's default, whose neurons of the second layer start with two inputs; *scaled* is the dense "
+            'initialization with a first layer scaled as for four columns. The last row has the '
             f'geometric means of the rows above it. Layers of {LAYERS} neurons, {STEPS:,} steps of {BATCH} rows. '
             'Written by `benchmarks/theory.py`.\n\n' + '\n'.join(markdown(head, rows)))
 

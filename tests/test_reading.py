@@ -226,7 +226,7 @@ def test_brackets_of_accountants_are_minus_signs():
                                    'v{}', '#{}', 'No. {}', '{0}-{0}', '555 1{:02}', '10.0.0.{}', '{}:30', 'LH {}', '{}A1', '({}) 555', '0{} kg'])
 def test_codes_are_no_numbers(write):
     df = frame([write.format(o) for o in range(1, 90)])
-    with pytest.warns(UserWarning, match="'d' has 89 different strings"): assert TableColumns(df).kinds == {'d': 'category'}
+    with pytest.warns(UserWarning, match="'d' has 89 distinct strings"): assert TableColumns(df).kinds == {'d': 'category'}
     assert TableColumns(df, cat_names=['d']).kinds == {'d': 'category'}
 
 

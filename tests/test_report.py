@@ -261,13 +261,13 @@ def test_the_formatted_table(folder):
     text = format_summary(s, compared)
     assert len({len(o) for o in text.split('\n')}) == 1 and len(text.split('\n')) == 5
     rows = cells(text)
-    assert rows['arm'] == ['RMSE', 'against dense', 'zeros', 'seconds', 'seeds']
+    assert rows['method'] == ['RMSE', 'against dense', 'zeros', 'seconds', 'seeds']
     assert rows['good'][0] == f"{s.rmse['good']:.4f} ± {s.sd['good']:.4f}" and rows['good'][2:] == ['50%', '2.0', '3']
     diff, low, high = compared['good', 'dense']
     assert rows['good'][1] == f'**{diff:+.4f}** [{low:+.4f}, {high:+.4f}]' and high < 0
     assert rows['same'][1] == '{:+.4f} [{:+.4f}, {:+.4f}]'.format(*compared['same', 'dense'])
     assert rows['same'][2] == '' and rows['dense'][1] == ''
-    assert cells(format_summary(s))['arm'] == ['RMSE', 'zeros', 'seconds', 'seeds']
+    assert cells(format_summary(s))['method'] == ['RMSE', 'zeros', 'seconds', 'seeds']
     assert '±' not in format_summary(summarise([r for r in results if r['seed'] == 0]))
 
 
@@ -288,7 +288,7 @@ def test_classifications_show_their_accuracy(tmp_path):
     results = read_results(tmp_path)
     assert np.allclose(of(results, 'rf')[0]['losses'], -np.log(.9))
     rows = cells(format_summary(summarise(results), compare(results)))
-    assert rows['arm'] == ['log loss', 'against dense', 'accuracy', 'seconds', 'seeds']
+    assert rows['method'] == ['log loss', 'against dense', 'accuracy', 'seconds', 'seeds']
     assert rows['rf'][0] == '0.1054 ± 0.0000' and rows['rf'][2] == '100.00%' and rows['rf'][1].startswith('**-')
     assert rows['dense'][2] == f"{np.mean([r['accuracy'] for r in of(results, 'dense')]):.2%}"
     assert plot_methods(results).axes[0].get_xlabel().startswith('log loss')
@@ -301,7 +301,7 @@ def test_settings_that_a_search_has_chosen(tmp_path):
         write_run(tmp_path, 'blend', s, 1.)
     results = read_results(tmp_path)
     rows = cells(format_settings(results))
-    assert rows.pop('arm') == ['settings tried', 'RMSE on the slice', 'chosen']
+    assert rows.pop('method') == ['settings tried', 'RMSE in the search', 'chosen']
     assert list(rows)[1:] == ['dense'] and rows['dense'] == ['7', '0.2500', 'lr=0.02, layers=[20, 10]']
     assert format_settings(of(results, 'blend')) == ''
 
@@ -423,7 +423,7 @@ def test_the_report_of_real_runs(tmp_path):
         assert rows[name][0] == f'{np.mean(vals):.4f} ± {np.std(vals, ddof=1):.4f}'
     assert (folder/'settings.md').read_text() == format_settings(read_results(folder)) + '\n'
     assert read_results(folder)[0]['group'].tolist() == sorted(np.arange(40)//4)
-    assert cells(report(tmp_path/'shops-random-search'))['arm'] == ['RMSE', 'zeros', 'seconds', 'seeds']
+    assert cells(report(tmp_path/'shops-random-search'))['method'] == ['RMSE', 'zeros', 'seconds', 'seeds']
     preds_file(folder).unlink()
     assert 'against' not in report(folder)
 
@@ -497,7 +497,7 @@ def test_ranks_and_differences_across_tables(folder, tmp_path):
     ranks = rank_methods([folder, other], ['dense', 'good', 'same'])
     assert ranks['', 'mean rank']['good'] == 1.5 and ranks['houses-random', 'mean']['good'] == pytest.approx(2.1)
     rows = cells(format_ranks(ranks))
-    assert rows['arm'] == ['shops-random', 'houses-random', 'mean rank']
+    assert rows['method'] == ['shops-random', 'houses-random', 'mean rank']
     assert rows['good'][1:] == ['2.1000 ± 0.1000', '1.5'] and rows['same'][1] == ''
     with pytest.raises(ValueError, match="no run of 'rf' in .*shops-random, .*: run it, or leave it out"):
         rank_methods([folder, other], ['dense', 'rf'])

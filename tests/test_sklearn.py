@@ -678,7 +678,7 @@ def test_numbers_are_read_as_they_are_written(write):
 
 def test_codes_with_zeros_in_front_stay_categories():
     df = pd.DataFrame({'zip': [f'{o:05}' for o in range(60)]})
-    with pytest.warns(UserWarning, match="'zip' has 60 different strings"):
+    with pytest.warns(UserWarning, match="'zip' has 60 distinct strings"):
         assert TableColumns(df).kinds == dict(zip='category')
 
 

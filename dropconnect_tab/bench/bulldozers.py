@@ -119,7 +119,7 @@ def load_bulldozers(
 SPLITS = ('book','kaggle','2012')
 
 def check_split(split):
-    "A `ValueError` unless it is one of `SPLITS` or 'auto', perhaps with '-slice' behind it"
+    "A `ValueError` unless it is one of `SPLITS` or 'auto', perhaps followed by `-slice`"
     check_choice('split', split, [o + end for end in ('','-slice') for o in (*SPLITS,'auto')])
 
 def split_bulldozers(
@@ -157,7 +157,7 @@ def _checked(df):
 def book_features(
     df:pd.DataFrame, # A dataset of `load_bulldozers` or `synthetic_sales`; it is not changed
 ) -> tuple: # Features with log `SalePrice` and `saledate`; names of the categories; names of the continuous columns
-    "The columns that fastbook's chapter 9 gives to its net, and the log of the price"
+    "The columns that fastbook's chapter 9 gives to its model, and the log of the price"
     res = df[_BOOK_CATS].assign(**_checked(df))
     res['saleElapsed'] = add_datepart(res[['saledate']].copy(), 'saledate').saleElapsed.astype(float)
     return res, [*_BOOK_CATS], ['saleElapsed']
@@ -187,7 +187,7 @@ FEATURES = dict(book=book_features, own=own_features)
 
 def bulldozers_dataset(
     path, # What `load_bulldozers` reads
-    split:str='auto', # One of `SPLITS`, or 'auto'; with '-slice' behind it only its training rows, see `Dataset.slice`
+    split:str='auto', # One of `SPLITS`, or 'auto'; followed by `-slice`: only its training rows, see `Dataset.slice`
     columns:str='book', # 'book' or 'own': `book_features` or `own_features`
 ) -> Dataset:
     "The Bulldozers dataset, ready to be fitted"

@@ -27,7 +27,7 @@ _HOW_TO_READ = """\
 The best method comes first. Behind a method's difference from another stands its 95% interval, by a bootstrap
 over seeds and rows; it is bold where the interval excludes zero."""
 
-_MADE_UP = """What made-up sales can show is what masks do to the weights, not which net is better:"""
+_MADE_UP = """What made-up sales can show is what masks do to the weights, not which network is better:"""
 
 _NEXT = """\
 A frozen mask holds its zeros to the end; the weights that a trainable one dropped grow back. The seconds are what a
@@ -71,7 +71,7 @@ def _run_and_report(load, methods, shared, seeds, out, device, search, jobs):
     errors = report(folder)
     if title is None: print(f"\n{_MADE_UP}\n\n{format_masks(results)}\n\n{_NEXT}")
     else: print(f"\n{title}, mean of {seeds} seeds:\n\n{errors}\n\n{_HOW_TO_READ}")
-    print(f"\nWritten to {folder}: tables, plots, a line for each run (runs.jsonl), and their predictions")
+    print(f"\nWritten to {folder}: tables, plots, one line per run (runs.jsonl), and their predictions")
     return results
 
 # %% ../../nbs/bench/07_cli.ipynb #7a7a0004
@@ -83,7 +83,7 @@ def run_parser(prog, description, methods):
                    "what to compare; 'all' for all methods")
     p.add_argument('--seeds', type=int, default=3, help="number of seeds for each method")
     p.add_argument('--search', type=int, default=0, metavar='N', help=
-                   "try N settings for each method on a slice of the training rows, and take the best")
+                   "try N settings for each method on validation rows, and take the best")
     p.add_argument('--epochs', type=int, default=None, help="epochs of one-cycle training; else each method's own")
     p.add_argument('--weight-p', type=float, default=None, help=
                    "fraction of weights that masked methods drop; else 0.5")
@@ -127,7 +127,7 @@ def run_dataset(
     seeds:int=3, # Number of seeds for each method
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
-    search:int=0, # Number of settings to try for each method on a slice of the training rows; 0: its own settings
+    search:int=0, # Number of settings to try for each method on validation rows; 0: its own settings
     jobs:int=1, # Number of runs side by side, see `run_methods`
     **shared # Settings for all methods that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
@@ -137,7 +137,7 @@ def run_dataset(
 
 def arena_main(args=None):
     "Command line of `run_dataset`"
-    p = run_parser('dropconnect-arena', "Tabular nets and trees on a dataset of your own.", ['default','fastai','rf'])
+    p = run_parser('dropconnect-arena', "Tabular networks and trees on a dataset of your own.", ['default','fastai','rf'])
     p.add_argument('--dataset', '--table', required=True, help=
                    f"a .toml file that describes a CSV, or one of {', '.join([*datasets, *packaged])}")
     p.add_argument('--folder', default=None, help="folder of the dataset's file, where it is not of scikit-learn's")
@@ -160,7 +160,7 @@ def run_bulldozers(
     out='runs', # Folder for results
     device:str='auto', # 'cpu', 'cuda', ...; 'auto' takes a GPU where there is one
     columns:str='book', # 'book' or 'own': `book_features` or `own_features`
-    search:int=0, # Number of settings to try for each method on a slice of the training rows; 0: its own settings
+    search:int=0, # Number of settings to try for each method on validation rows; 0: its own settings
     jobs:int=1, # Number of runs side by side, see `run_methods`
     **shared # Settings for all methods that have them, such as `epochs` or `weight_p`; they are not searched
 ) -> list: # One dict for each run
@@ -171,11 +171,11 @@ def run_bulldozers(
 # %% ../../nbs/bench/07_cli.ipynb #4c3ba642
 def bulldozers_main(args=None):
     "Command line of `run_bulldozers`"
-    p = run_parser('dropconnect-bulldozers', "Dense and masked tabular nets, and what they are compared with, on the "
+    p = run_parser('dropconnect-bulldozers', "Dense and masked tabular networks, and what they are compared with, on the "
                    "Blue Book for Bulldozers dataset, or on synthetic sales.", ['dense','trainable','frozen','default'])
     p.add_argument('--path', help="Kaggle's TrainAndValid.zip or .csv, or their folder; else synthetic sales")
     p.add_argument('--split', default='auto', help="book, kaggle or 2012; auto: book if it has sales of 2011, else "
-                   "2012; with -slice behind it: only the training rows, the latest of them held out")
+                   "2012; followed by -slice: only the training rows, the latest of them held out")
     p.add_argument('--columns', default='book', help="book: those of the fast.ai book; own: more of the dataset")
     run_from_shell(p, run_bulldozers, args)
 

@@ -21,16 +21,16 @@ from ..frame import FillGaps, TableColumns, how_to_read, read_text
 
 # %% ../../nbs/bench/01_datasets.ipynb #e8b0aa02
 def _check_numbers(dataset):
-    "A `ValueError` that names a continuous column that the nets and trees could not take"
+    "A `ValueError` that names a continuous column that the models and trees could not take"
     for o in dataset.cont_names:
         if f'{o}_na' in (*dataset.cat_names,*dataset.cont_names): raise ValueError(
-            f"column '{o}_na' of {dataset.name} has the name of the flag for gaps in {o!r}: rename it")
+            f"column '{o}_na' of {dataset.name} would mark missing values of {o!r}: rename it")
         if not pd.api.types.is_numeric_dtype(dataset.df[o]): raise ValueError(
             f"column {o!r} of {dataset.name} is not made of numbers: make it a category, or leave it out")
         x = dataset.df[o].to_numpy(float, na_value=np.nan)
         if np.isinf(x).any(): raise ValueError(
             f"column {o!r} of {dataset.name} has {np.isinf(x).sum()} infinite values: "
-            "put numbers or gaps in their place")
+            "replace them by numbers, or by NaN")
         if np.isnan(x[dataset.train_idx]).all(): raise ValueError(
             f"column {o!r} of {dataset.name}, split {dataset.split}, has no value in the training rows: leave it out")
 
@@ -88,7 +88,7 @@ class Dataset:
 def slice(self:Dataset, # The latest 15% where rows have `times`, else a random 15%, unless `slice_idx` says which
     name:str='slice', # What is added to the name of the split
 ):
-    "The training rows as a dataset of their own, with a slice of them as its test rows: to choose settings on"
+    "The training rows as a dataset of their own, whose test rows are validation rows, to choose settings on"
     train,held = np.asarray(self.train_idx),self.slice_idx
     if held is None and self.times is None:
         held = np.random.default_rng(0).permutation(train)[:round(.15*len(train))]
@@ -97,7 +97,7 @@ def slice(self:Dataset, # The latest 15% where rows have `times`, else a random 
         held = train[times >= times.sort_values().iloc[-round(.15*len(train))]]
     rest = np.setdiff1d(train, held)
     if not (len(rest) and len(held)): raise ValueError(
-        f"{self.name}, split {self.split}: a slice of its {len(train)} training rows leaves {len(rest)} to train "
+        f"{self.name}, split {self.split}: validation rows split off its {len(train)} training rows leave {len(rest)} to train "
         f"on and {len(held)} to choose by: give more rows, or `slice_idx`")
     return replace(self, split=f'{self.split}-{name}', train_idx=rest, test_idx=np.sort(held), slice_idx=None)
 
@@ -191,7 +191,7 @@ def _read_rows(spec):
     "The rows of the CSV that `spec` describes"
     df,y,split = read_csv(spec['path']),spec['target'],spec['split']
     if not len(df): raise ValueError(f"split={split!r} leaves 0 rows of {spec['path']} to train on, 0 to test")
-    if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} gaps: drop those rows from {spec['path']}")
+    if gaps := int(df[y].isna().sum()): raise ValueError(f"{y!r} has {gaps} missing values: drop those rows from {spec['path']}")
     return df.astype({y:str}) if y in spec['categorical'] else df  # classes that are written as numbers
 
 # %% ../../nbs/bench/01_datasets.ipynb #384226c7
@@ -200,7 +200,7 @@ def _times(column, name):
     times = read_text(column, how_to_read(name, column, None, len(column)))  # numbers among strings are no times
     if not (pd.api.types.is_numeric_dtype(times) or pd.api.types.is_datetime64_any_dtype(times)): raise ValueError(
         f"split={name!r}: the column holds neither numbers nor dates: it has {column.dropna().iloc[0]!r}")
-    if times.isna().any(): raise ValueError(f"split={name!r}: the column has gaps: fill or drop those rows")
+    if times.isna().any(): raise ValueError(f"split={name!r}: the column has missing values: fill or drop those rows")
     return times
 
 def _split(df, split, path):

@@ -19,7 +19,7 @@ from ..checks import check_choice
 
 # %% ../../nbs/bench/01a_packaged.ipynb #da7a0006
 def random_rows(df):
-    "80% of the rows to train on"
+    "80% of the rows as training rows"
     train = np.random.default_rng(0).random(len(df)) < .8
     return dict(train_idx=np.flatnonzero(train), test_idx=np.flatnonzero(~train))
 
@@ -34,7 +34,7 @@ def latest_fifth(df, date=None):
     return dict(train_idx=np.flatnonzero(~test), test_idx=np.flatnonzero(test), times=times)
 
 def by_person(df, who):
-    "80% of those whom the column `who` names to train on, 15% of these for the slice"
+    "80% of the persons in the column `who` as training rows, 15% of these as validation rows"
     codes,names = pd.factorize(df[who])
     rng = np.random.default_rng(0)
     train,held = ((rng.random(len(names)) < share)[codes] for share in (.8,.15))

@@ -266,7 +266,7 @@ def search_methods(
     device=None, # Device to train on; None: a GPU where there is one
     jobs:int=1, # As for `run_methods`
 ) -> dict: # label → the method with its best settings, and a note: tried, chosen, error
-    "Try `n` settings of each method on a slice of the training rows; the test rows are not touched"
+    "Try `n` settings of each method on validation rows; the test rows are not touched"
     searched = {o.label:o for o in (m.searched_as or m for m in methods) if o.space}
     found,best = _run_trials(dataset.slice('search'), searched.values(), n, out, device, jobs),{}
     for m in methods:
@@ -308,7 +308,7 @@ def run_methods(
     seeds:int, # Number of seeds for each: 0, 1, ...
     out, # Folder of results
     device=None, # Device to train on; None: a GPU where there is one
-    search:int=0, # Number of settings to try for each on a slice of the training rows; 0: its own settings
+    search:int=0, # Number of settings to try for each on validation rows; 0: its own settings
     jobs:int=1, # Number of runs side by side, as joblib counts them: -1 for all cores; 1: in this process
     preds:bool=True, # Keep the predictions? Intervals need them
     **shared # Settings for all methods that have them; they are not searched
