@@ -247,8 +247,8 @@ def _mean_weights(dl):
 
 def get_y_start(
     dl, # Loader of the training rows of a `TabularPandas`, such as `dls.train`
-    n_out:int, # Outputs of the net
-    loss_func=None, # Loss of a single net; None: the one that goes with the data
+    n_out:int, # Outputs of the model
+    loss_func=None, # Loss of a single network; None: the one that goes with the data
 ) -> np.ndarray|None: # (outputs,); None where the outputs are not those of classes or labels
     "What outputs start from that know the rates of classes, or of several labels, and nothing of the columns"
     to = dl.dataset
@@ -262,7 +262,7 @@ def get_y_start(
     return np.log((counts+.1)/(others+.1)) + (0 if weight is None else np.log(weight.cpu().numpy().clip(1e-6)))
 
 def start_outputs(model, start):
-    "Let the outputs of a net, or of all its members, start from `start`, (outputs,)"
+    "Initialize the outputs of a model, or of all its members, to `start`, (outputs,)"
     bias = [*find_linears(model).values()][-1].bias
     if bias is None or start is None: return
     with torch.no_grad(): bias += torch.as_tensor(start).to(bias)
