@@ -23,5 +23,4 @@ __all__ = [  # for type checkers, which take imported names for private
     'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam', 'get_cont_edges', 'get_cont_scale',
     'interval_coverage', 'load_predictor', 'MemberLoss', 'merge_members', 'only_masks', 'plot_coverage',
     'plot_error_spread', 'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL',
-
     'TimeLimit', 'WeightMasks']

@@ -263,7 +263,7 @@ def get_y_start(
     return np.log((counts+.1)/(others+.1)) + (0 if weight is None else np.log(weight.cpu().numpy().clip(1e-6)))
 
 def start_outputs(model, start):
-    "Let the outputs of a model, or of all its members, start from `start`, (outputs,)"
+    "Initialize the outputs of a model, or of all its members, to `start`, (outputs,)"
     bias = [*find_linears(model).values()][-1].bias
     if bias is None or start is None: return
     with torch.no_grad(): bias += torch.as_tensor(start).to(bias)

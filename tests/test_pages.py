@@ -1,4 +1,5 @@
 "The pages of the site: their examples run, as a reader would type them after those of the home page."
+import ast
 import copy
 import inspect
 import re
@@ -24,6 +25,21 @@ def read(page): return (root/'docs'/f'{page}.md').read_text(encoding='utf-8')
 def examples(page): return blocks('python', root/'docs'/f'{page}.md')
 
 
+def masked(text): return re.sub(r'\d+(?:\.\d+)?(?:e[-+]\d+)?', '#', ' '.join(text.split()))
+
+
+def run(text, ns):
+    "Run the examples of `text` in turn; what their last lines return is the output shown below them, but for numbers"
+    found = re.findall(r'^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?', text, re.M | re.S)
+    for code, shown in found:
+        *body, last = ast.parse(code).body
+        if not shown: exec(code, ns)
+        else:
+            exec(compile(ast.Module(body, []), 'example', 'exec'), ns)
+            assert masked(repr(eval(compile(ast.Expression(last.value), 'example', 'eval'), ns))) == masked(shown), code
+        yield code
+
+
 @cache
 def home():
     "What the example of the home page leaves"
@@ -35,9 +51,7 @@ def run_examples(page):
     "What the examples of the home page and then of `page` leave, and the learners that they leave on the way"
     ns = {**home(), 'learn': copy.deepcopy(home()['learn'])}
     learners = [ns['learn']]
-    for o in examples(page):
-        exec(o, ns)
-        learners.append(ns['learn'])
+    for _ in run(read(page), ns): learners.append(ns['learn'])
     return ns, learners
 
 
@@ -68,7 +82,8 @@ def test_examples_of_settings():
     assert own.model.embeds[0].weight.std().item() == pytest.approx(.1, rel=.5)
 
 
-def test_examples_of_training():
+def test_examples_of_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     ns, learners = run_examples('training')
     assert learners[1].model.members == 16 and ns['mean'].shape == ns['std'].shape == (200, 1)
     assert type(ns['fast'].train).__name__ == 'TabTensorDL'
@@ -119,9 +134,7 @@ def test_recipes(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_SILENT', 'true')
     ns = {**home(), 'df': home()['df'].copy()}
-    found = re.findall(r'^```python\n(.*?)^```', recipe, re.M | re.S)
-    assert found
-    for o in found: exec(o, ns)
+    assert [*run(recipe, ns)]
 
 
 def test_no_other_page_has_examples():

@@ -327,7 +327,7 @@ def test_objects_that_do_not_fit_are_gaps_and_their_neighbours_stay():
     columns = TableColumns(df)
     wrong = df.astype(object)
     wrong.iloc[2] = ['soon', 'long', 'big', 1j]
-    with pytest.warns(UserWarning, match="^4 values could not be read"): res = columns(wrong, errors='gap')
+    with pytest.warns(UserWarning, match="^4 values could not be parsed"): res = columns(wrong, errors='gap')
     assert res.loc[2].isna().all() and res.drop(2).equals(columns(df).drop(2))
 
 
@@ -404,7 +404,7 @@ def test_the_arena_says_what_the_estimators_say(read):
     df = sales(DAYS)[:len(early)].assign(sold=early.dt.strftime('%d/%m/%Y').to_numpy())
     with pytest.warns(UserWarning, match="column 'sold' has dates that are read as %m/%d/%Y, and could be %d/%m/%Y"):
         read(df, 'split = "sold"')
-    with pytest.warns(UserWarning, match="1 value other than dates"), pytest.raises(ValueError, match="split='sold': the column has gaps"):
+    with pytest.warns(UserWarning, match="1 value other than dates"), pytest.raises(ValueError, match="split='sold': the column has missing values"):
         read(sales(DAYS.dt.strftime('%Y-%m-%d').where(DAYS.index > 0, 'unknown')), 'split = "sold"')
 
 

@@ -21,7 +21,7 @@ for name in ('sphinx', 'furo', 'myst_nb'): pytest.importorskip(name)
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 
 pages = ['index', 'install', 'start', 'idea', 'entry_points', 'settings', 'training', 'estimators', 'uncertainty', 'when',
-         'theory', 'serving', 'recipes', 'bench', 'faq', 'results', 'comparison', 'lifecycle', 'origins']
+         'theory', 'serving', 'recipes', 'bench', 'faq', 'missing', 'results', 'comparison', 'lifecycle', 'origins']
 tutorials = sorted(o.stem for o in (root/'nbs'/'tutorials').glob('*.ipynb'))
 sources = [o.relative_to(root/'dropconnect_tab').with_suffix('') for o in (root/'dropconnect_tab').rglob('*.py')]
 modules = sorted('.'.join(o.parts) for o in sources if o.name[0] != '_' and o.name != 'all')

@@ -33,7 +33,7 @@ WORDS = {
 }
 # Where such a word is the field's own
 ALLOWED = [r'(?:results|lookup|Markdown|database) tables?', r'tables? of (?:arguments|errors|results)', r'\[table\]',
-           r'tables? and plots?', r'neural nets?']
+           r'tables? and plots?', r'neural nets?', r'-slice']
 
 
 def prose(text):
@@ -44,7 +44,9 @@ def prose(text):
     return re.sub(r'\]\([^)\s]+\)', ']', text)
 
 
-def strings(node): return ' '.join(o.value for o in ast.walk(node) if isinstance(o, ast.Constant) and isinstance(o.value, str) and ' ' in o.value)
+def strings(node):
+    found = (o.value for o in ast.walk(node) if isinstance(o, ast.Constant) and isinstance(o.value, str))
+    return ' '.join(o for o in found if ' ' in o)  # one word may be a key
 
 
 def spoken(source):
@@ -54,8 +56,7 @@ def spoken(source):
     for o in ast.walk(tree):
         if isinstance(o, (ast.Module, ast.FunctionDef, ast.ClassDef)): res.append(ast.get_docstring(o) or '')
         if isinstance(o, ast.Raise): res.append(strings(o))
-        if isinstance(o, ast.Call) and getattr(o.func, 'attr', getattr(o.func, 'id', '')) in ('warn', 'parser', 'ArgumentParser', 'Param'):
-            res.append(strings(o))
+        if isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in ('warn', 'add_argument'): res.append(strings(o))
     return prose('\n\n'.join(res))
 
 
@@ -76,8 +77,8 @@ def read(path):
 def find(text, word):
     "Each place of `word` in `text` that is not allowed, with what surrounds it"
     spared = [m.span() for o in ALLOWED for m in re.finditer(o, text, re.I)]
-    return [text[max(m.start()-50, 0):m.end()+40].replace('\n', ' ') for m in re.finditer(rf'\b(?:{word})\b', text, re.I)
-            if not any(a <= m.start() and m.end() <= b for a, b in spared)]
+    found = [m.span() for m in re.finditer(rf'\b(?:{word})\b', text, re.I)]
+    return [text[max(i-50, 0):j+40].replace('\n', ' ') for i, j in found if not any(a <= i and j <= b for a, b in spared)]
 
 
 def name(path): return str(path.relative_to(root))
