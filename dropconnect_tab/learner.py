@@ -31,9 +31,10 @@ def _emb_std(emb_szs, n_rows):
     # The embedding of a rare category stays close to its initialization
     return [.3*min(1, n_rows/(100*n)) for n,_ in emb_szs]
 
-def _ps(n_rows, classes):
+def _ps(n_rows, n_cols, classes):
     "Dropout by the number of training rows: the fewer, the more often each is seen, and the more a classifier overfits"
-    return .3 if n_rows < (10_000 if classes else 5000) else .1  # see results/dropout, results/epochs
+    if n_rows >= (10_000 if classes else 5000): return .1  # see results/dropout, results/epochs, results/bins
+    return .5 if classes and n_rows < 60*n_cols else .3
 
 def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
     "Members, dropout and embeddings for a model that is trained on `n_rows` with `n_cont` continuous columns"
@@ -41,7 +42,7 @@ def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
     own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
     # With `oob` each member has its own of both kinds: half as wide, a step takes no longer
     cont_emb_sz = min(8 if oob else 16, max(2, (128 if oob else 256)//max(1, n_cont)))
-    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, classes), emb_std=_emb_std(emb_szs, n_rows),
+    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes), emb_std=_emb_std(emb_szs, n_rows),
                 cont_emb_sz=cont_emb_sz)
 
 def _given(settings): return {k:v for k,v in settings.items() if v is not None}
