@@ -263,6 +263,11 @@ def test_members_come_from_the_files(said_by, quick_intervals):
     for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
 
 
+def test_the_table_of_autogluon_comes_from_its_runs(said_by):
+    out = root/'results'/'autogluon'
+    assert said_by('through_autogluon')['autogluon_table'](out) == (out/'autogluon.md').read_text()
+
+
 @pytest.mark.parametrize('folder', ['epochs', 'epochs/dropout'])
 def test_what_is_said_of_epochs(said_by, folder):
     out = root/'results'/folder
