@@ -245,7 +245,7 @@ def test_wrong_rows():
             (df[:0], '0 samples')]:
         with pytest.raises(ValueError, match=message): est.predict(wrong)
     with pytest.raises(ValueError, match='cannot be categories'): make().fit(df.assign(shop=[[1]]*300), y)
-    with pytest.raises(ValueError, match='flag for gaps'): make().fit(df.assign(size_na='a'), y)
+    with pytest.raises(ValueError, match='would mark missing values'): make().fit(df.assign(size_na='a'), y)
     with pytest.raises(ValueError, match='part of a date'): make().fit(df.assign(sold_Month='a'), y)
     twice = df.rename(columns=dict(age='size'))
     with pytest.raises(ValueError, match='unique column names|two columns'): make().fit(twice, y)
