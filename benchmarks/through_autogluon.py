@@ -76,7 +76,7 @@ def autogluon_table(out):
             ['median seconds', '', '', *(f'{v:.0f}' for v in runs.groupby('model').seconds.median()[over.columns])]]
     seeds, v = runs.seed.nunique(), ', '.join(sorted(runs.autogluon.unique()))
     return (f'AutoGluon {v}, each model at its defaults, one thread, {seeds} seed{"s"[:seeds>1]}: the lowest error on the '
-            'test rows (root mean squared error, or log loss for classes), and that of each model over it.\n\n'
+            'test rows (root mean squared error, or log loss), and that of each model over it.\n\n'
             + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, *ends])))
 
 

@@ -166,7 +166,7 @@ def n_inp(self:TabTensorDL) -> int:
 
 @patch(as_prop=True)
 def n_rows(self:TabTensorDL) -> int:
-    "Rows of the table; the dataset of another kind of loader may be a sample of them"
+    "Rows of the dataset; the `dataset` of another kind of loader may be a sample of them"
     return len(self.dataset)
 
 # %% ../nbs/08_data.ipynb #e42c4ca6

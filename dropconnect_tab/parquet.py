@@ -49,7 +49,7 @@ def _check_columns(dataset, names, numbers):
             f"column {n!r} is of type {t}, not of numbers: make numbers of it, or a category")
 
 def _tables(dataset, names, numbers, condition, rows):
-    "The columns `names` as tables of about `rows` rows"
+    "The columns `names` as `pa.Table`s of about `rows` rows"
     columns = {n:pads.field(n) for n in names}
     columns |= {n:columns[n].cast(pa.float64(), safe=False) for n in numbers}
     if condition is not None: columns[_IS_VALID] = condition
@@ -80,7 +80,7 @@ def _target_tfms(y_block, types):
 
 # %% ../nbs/09a_parquet.ipynb #9a000008
 class _Reader:
-    "Each pass over it gives the same chunks: a table, and which of its rows are for validation"
+    "Each pass over it gives the same chunks: a `pa.Table`, and which of its rows are for validation"
     def __init__(self, source, valid, seed, rows, **kwargs):
         self.seed,self.rows,self.valid = seed,rows,valid
         self.dataset,self.valid_dataset,self.condition,self.share = _open(source, **kwargs),None,None,0.
@@ -294,7 +294,7 @@ def _fit_vocab(o, values):
 
 # %% ../nbs/09a_parquet.ipynb #9a000022
 class _Framer:
-    "Makes a DataFrame of a table, with categories that are the classes of the procs"
+    "Makes a DataFrame of a `pa.Table`, with categories that are the classes of the procs"
     def __init__(self, names, classes, values):
         self.names = names
         self.sets = {n:pa.array(o).cast(values[n].type) for n,o in classes.items()}
@@ -452,7 +452,7 @@ def parquet_dls(
     y_names=None, # Name of the target, or names
     *,
     procs=(Categorify,FillMissing,Normalize), # `Categorify`, `FillMissing` or `FillGaps`, `Normalize`
-    y_block=None, # `TransformBlock` of the target; None: `RegressionBlock` for numbers, else `CategoryBlock`
+    y_block=None, # `TransformBlock` of the target; None: `RegressionBlock` if it is numeric, else `CategoryBlock`
     valid=0.2, # Validation rows: a random fraction, an expression of pyarrow that is true for them, or their files
     seed:int=None, # Seed of the random split and of the sample; None takes one from numpy's global generator
     limit:float=4., # GB of tensors above which they are in files that are mapped into memory

@@ -122,7 +122,7 @@ def test_labels_of_every_type_come_back(y, classes):
 
 
 @pytest.mark.parametrize('y, message', [
-    (pd.cut(number, 3), 'labels of type Interval: make strings'), (day.dt.to_period('M'), 'labels of type Period'),
+    (pd.cut(number, 3), 'labels of type Interval: convert them to strings'), (day.dt.to_period('M'), 'labels of type Period'),
     (pd.Series(np.where(truths, 1, 0), dtype=object).mask(number > 1, 'x'), 'labels of type int, str'),
     (day.dt.date, 'type date'), (pd.Series(truths, dtype='boolean').mask(number > 1), 'missing labels'),
     (np.where(number > 1, np.nan, truths), 'missing labels'),

@@ -375,7 +375,7 @@ def test_a_net_that_cannot_be_traced(tmp_path):
 
 def test_categories_that_json_cannot_hold(tmp_path):
     answer = with_kind(pd.cut(make_df().age, [-9, -.5, .5, 9])).predictor()
-    with pytest.raises(ValueError, match="column 'kind' has values such as Interval.*make strings of them"):
+    with pytest.raises(ValueError, match="column 'kind' has values such as Interval.*convert to strings"):
         answer.export(tmp_path/'net.pt2')
     assert not [*tmp_path.iterdir()]
 

@@ -823,7 +823,7 @@ def test_an_average_in_the_config_wins(tmp_path):
     config = dropconnect_config(average='mean')
     assert dropconnect_learner(dls, members=K, config=config).model.average == 'mean' and config == {'average': 'mean'}
     dls = make_dls(path=tmp_path)
-    with pytest.raises(ValueError, match='say how members are averaged'):
+    with pytest.raises(ValueError, match='choose how members are averaged'):
         dropconnect_learner(dls, members=K, loss_func=Tanh())
     assert dropconnect_learner(dls, members=K, loss_func=Tanh(), config=config).model.average == 'mean'
 

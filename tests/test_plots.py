@@ -120,7 +120,7 @@ def test_members_with_other_targets(y):
 
 @pytest.mark.parametrize('kwargs,plot,message', [
     (dict(mask='resampled'), 'plot_masks', 'resampled'), (dict(weight_p=0), 'plot_regrowth', 'no weight was dropped'),
-    (dict(mask='frozen'), 'plot_regrowth', 'frozen'), (dict(members=1), 'plot_members', 'no members')])
+    (dict(mask='frozen'), 'plot_regrowth', 'frozen'), (dict(members=1), 'plot_members', 'without members')])
 def test_nothing_to_plot(dls, kwargs, plot, message):
     with pytest.raises(ValueError, match=message): getattr(dropconnect_learner(dls, **kwargs), plot)()
 
