@@ -522,8 +522,8 @@ def test_with_everything_off_it_is_fastais_net(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('y,rows,ps', [
     ('price', 999, .3), ('price', 4999, .3), ('price', 5000, .1),
-    ('band', 999, .5), ('band', 4999, .5), ('band', 5000, .3), ('band', 9999, .3), ('band', 10_000, .1)])
-def test_few_rows_get_more_dropout_and_classifiers_more_than_regressors(y, rows, ps, tmp_path):
+    ('band', 119, .5), ('band', 120, .3), ('band', 9999, .3), ('band', 10_000, .1)])  # of two columns
+def test_few_rows_get_more_dropout_and_classifiers_by_their_columns(y, rows, ps, tmp_path):
     valid = list(range(rows, rows+50))
     dls = TabularDataLoaders.from_df(make_df(rows+50), procs=[Categorify, Normalize], cat_names=['shop'], y_names=y,
                                      cont_names=['size'], valid_idx=valid, path=tmp_path, device='cpu')
