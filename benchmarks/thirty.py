@@ -234,8 +234,9 @@ def main(args=None):
             run_methods(dataset, [known[o] for o in labels], 1 if authors else args.seeds, args.out, 'cpu',
                         jobs=args.jobs, preds=False)
     ran = {*read_many(args.out).method}
-    ours = next((o for o in ('estimator', 'learner') if o in ran), None)
-    if ours and 'fastai' in ran: print(report_many(args.out, ours, pairs=PAIRS))
+    ours, base = (next((o for o in some if o in ran), None) for some in (('estimator', 'learner'),
+                                                                       ('fastai-untuned', 'fastai')))
+    if ours and base: print(report_many(args.out, ours, base, PAIRS))
 
 
 if __name__ == '__main__': main()
