@@ -170,14 +170,15 @@ def plot_error_time(
     title:str='', # Title of the plot
 ):
     "Error over the best against fit time over that of `base`, on log axes: a marker for each number of threads"
-    n = runs.dataset.nunique()
+    n,far = runs.dataset.nunique(),error_and_time(runs, base).time.max()**.5
     fig,ax = plt.subplots(figsize=(7.5,5), layout='constrained')
     ax.set(title=title, xlabel=f'fit time / fit time of {base}', ylabel='error / error of the best method')
     for (threads,some),marker in zip(runs.groupby('threads'), _MARKERS):
-        for i,(name,o) in enumerate(error_and_time(some, base).iterrows()):
+        for name,o in error_and_time(some, base).iterrows():
             ax.plot(o.time, o.error, marker, color='tab:blue')
             ax.annotate(name if o.datasets==n else f'{name} ({o.datasets:.0f} of {n})', (o.time,o.error),
-                        xytext=(5, -12 if i%2 else 4), textcoords='offset points')
+                        xytext=(-7 if o.time>far else 7, 0), textcoords='offset points', va='center', fontsize=9,
+                        ha='right' if o.time>far else 'left')  # names stay inside
         ax.plot([], [], marker, color='tab:blue', label=f"{threads} thread{'s' if threads>1 else ''}")
     ax.set(xscale='log', yscale='log')
     ax.margins(.2)
