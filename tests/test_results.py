@@ -11,6 +11,7 @@ from helpers import root
 import dropconnect_tab.bench.methods as bench_methods
 import dropconnect_tab.bench.report as bench_report
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
+from dropconnect_tab.bench.many import mean_errors, rank_many, read_many
 from dropconnect_tab.bench.methods import METHODS, read_method
 from dropconnect_tab.bench.report import (
     compare, format_settings, format_summary, rank_methods, read_results, summarise)
@@ -430,3 +431,18 @@ def test_every_arm_can_be_run_again():
 def test_results_fit_in_a_repository():
     files = [o for o in (root/'results').rglob('*') if o.is_file()]
     assert len(files) < 160 and sum(o.stat().st_size for o in files) < 13e6
+
+
+def test_what_is_said_of_thirty_datasets():
+    "In docs/when.md and the README, and the files that it comes from"
+    runs = read_many(root/'results'/'thirty')
+    errors, n_test = mean_errors(runs), runs.groupby('dataset').n_test.first()
+    ratio = (errors['estimator']/errors[['xgb', 'lgbm', 'hgb']].min(axis=1)).dropna()
+    behind = ratio[(ratio > 1.04) & (n_test >= 500)]
+    assert {*behind.index} == {'grants-random', 'splice-random', 'chess-random', 'optdigits-random', 'hpc-random',
+                               'bulldozers-2012'}
+    nets = errors.loc['grants-random'].drop(['xgb', 'lgbm', 'hgb', 'catboost'], errors='ignore').dropna()
+    assert nets.min() > 2*errors.loc['grants-random', 'hgb']
+    assert ratio[['letter-random', 'txhousing-latest', 'deliveries-random']].max() < .95 and ratio.median() < 1
+    every = ['estimator', 'learner', 'xgb', 'lgbm', 'hgb', 'fastai-untuned']
+    for _, some in runs.groupby('task'): assert rank_many(some, every).mean.index[0] == 'estimator'
