@@ -97,7 +97,7 @@ def test_defaults_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(['--epochs', '1', '--seeds', '1'])
     again = capsys.readouterr().out
-    assert masks in again and 'seed' not in again.split('| arm')[0]
+    assert masks in again and 'seed' not in again.split('| method')[0]
 
 
 def test_module_is_the_same_command(tmp_path, sales, monkeypatch):

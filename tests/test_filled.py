@@ -19,6 +19,7 @@ def repo(tmp_path):
     "A copy of the pages and of what they show, to be spoiled"
     for o in ('docs', 'nbs', 'results', 'benchmarks'):
         shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('*.png', '*.jsonl', '*.npz', '__pycache__'))
+    shutil.copy(root/'README.md', tmp_path)
     return tmp_path
 
 
