@@ -1,8 +1,8 @@
 """Are the probabilities of the classifier calibrated? Log loss and calibration error, before and after
 
 `DropConnectClassifier` on at most 3,000 training rows of eleven datasets: without a temperature, with the temperature of
-rows that are set aside (the default), and with that of rows that members leave out (`calibrate=True`). Beside them XGBoost,
-stopped early on a slice as in `thirty.py`. A dataset's first split is its own; others are random ones of the same size.
+rows that are held out (the default), and with that of out-of-bag rows (`calibrate=True`). Next to them XGBoost, stopped
+early on validation rows as in `thirty.py`. A dataset's first split is its own; others are random ones of the same size.
 
     python benchmarks/calibration.py FOLDER --out results/calibration --splits 6 --datasets splice
     python benchmarks/calibration.py FOLDER --out results/calibration
@@ -24,7 +24,7 @@ from dropconnect_tab.sklearn import DropConnectClassifier
 
 DATASETS = ['splice', 'chess', 'hpc', 'credit', 'caravan', 'optdigits', 'satimage', 'marketing', 'lending', 'letter',
             'adult']
-OURS = {'no temperature': dict(calibrate=False), 'default': {}, 'left-out rows': dict(calibrate=True)}
+OURS = {'no temperature': dict(calibrate=False), 'default': {}, 'out-of-bag rows': dict(calibrate=True)}
 XGB = 'xgb'
 
 
