@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 from fastai.tabular.all import *
-from files import markdown, once, options, write_study
+from files import at_most, markdown, once, options, write_study
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
 from dropconnect_tab.bench.datasets import dataset_dls
@@ -27,9 +27,7 @@ VARIANTS = ['default', 'dropout .5', 'bins of 200 rows', 'both', 'no bins', 'fas
 
 def load(name):
     "The slice of a dataset, with at most `ROWS` rows to train on and as many to judge by"
-    dataset, rng = load_packaged(name).slice(), np.random.default_rng(0)
-    train, test = (np.sort(rng.permutation(o)[:ROWS]) for o in (dataset.train_idx, dataset.test_idx))
-    return replace(dataset, train_idx=train, test_idx=test, times=None)
+    return replace(at_most(load_packaged(name).slice(), ROWS, ROWS), times=None)
 
 
 def learner_for(variant, dls, n, seed):

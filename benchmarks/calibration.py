@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 from files import markdown, once, options, write_study
 from oob import calibration_error, load
-from thirty import methods_for
+from thirty import fit_estimator, methods_for
 
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
-from dropconnect_tab.sklearn import DropConnectClassifier
 
 DATASETS = ['splice', 'chess', 'hpc', 'credit', 'caravan', 'optdigits', 'satimage', 'marketing', 'lending', 'letter',
             'adult']
@@ -39,13 +38,7 @@ def split_again(dataset, split):
 def probabilities(dataset, method, seed):
     "Those that a method gives to the classes of the test rows"
     if method == XGB: return methods_for(dataset)[XGB].fit(dataset, seed)['pred']
-    X, y = dataset.df[[*dataset.cat_names, *dataset.cont_names]], dataset.targets
-    model = DropConnectClassifier(cat_names=list(dataset.cat_names), cont_names=list(dataset.cont_names),
-                                  random_state=seed, **OURS[method])
-    model.fit(X.iloc[dataset.train_idx], y(dataset.train_idx))
-    found = np.zeros((len(dataset.test_idx), len(dataset.classes)))
-    found[:, model.classes_] = model.predict_proba(X.iloc[dataset.test_idx])
-    return found
+    return fit_estimator(dataset, seed, **OURS[method])['pred']
 
 
 def fit(dataset, method, seed):

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from fastai.tabular.all import set_seed
 from fastprogress.fastprogress import progress_bar
-from files import markdown, once, write_study
+from files import at_most, markdown, once, write_study
 from robust import constant
 from thirty import DATASETS, fit_estimator, load
 from threadpoolctl import threadpool_limits
@@ -38,11 +38,11 @@ MAX_TEST = 5000
 
 def part(name, folder, rows, seed):
     "A slice of a dataset's training rows to test on, and `rows` of the others, at most, to train on"
-    t, rng = load(name, folder).slice(), np.random.default_rng(seed)
-    train, test = (np.sort(rng.permutation(o)[:n]) for o, n in ((t.train_idx, rows), (t.test_idx, MAX_TEST)))
-    if t.classes:  # a class that none of the rows has cannot be learned
-        test = test[t.df[t.y_name].iloc[test].isin(t.df[t.y_name].iloc[train].unique()).to_numpy()]
-    return replace(t, train_idx=train, test_idx=test)
+    t = at_most(load(name, folder).slice(), rows, MAX_TEST, seed)
+    if not t.classes: return t
+    # A class that none of the training rows has cannot be learned
+    known = t.df[t.y_name].iloc[t.test_idx].isin(t.df[t.y_name].iloc[t.train_idx].unique()).to_numpy()
+    return replace(t, test_idx=t.test_idx[known])
 
 
 def one_cycle(t, seed, epochs, ps):

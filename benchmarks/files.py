@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from fastprogress.fastprogress import progress_bar
 from joblib import Parallel, delayed
 
@@ -45,6 +47,15 @@ def machine():
     "What the times of a page depend on"
     import torch
     return f"{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}"
+
+
+# --- Fewer rows ---
+
+def at_most(dataset, n_train, n_test, seed=0):
+    "`dataset` with at most so many training and test rows, drawn at random"
+    rng = np.random.default_rng(seed)
+    train, test = (np.sort(rng.permutation(o)[:n]) for o, n in ((dataset.train_idx, n_train), (dataset.test_idx, n_test)))
+    return replace(dataset, train_idx=train, test_idx=test)
 
 
 # --- Lines for each fit ---

@@ -8,12 +8,9 @@ OUT/oob.md. What is there is not repeated.
 
 FOLDER has california/, bike/ and adult/; the other datasets come with packages.
 """
-from dataclasses import replace
-
-import numpy as np
 import pandas as pd
 from fastai.tabular.all import *
-from files import markdown, once, options, write_study
+from files import at_most, markdown, once, options, write_study
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
 from dropconnect_tab.bench.datasets import dataset_dls, load_dataset
@@ -29,9 +26,7 @@ VARIANTS = {'off': {}, '1/2 by 2': dict(oob=.5, oob_members=2), '1/4 by 4': dict
 
 def load(name, folder):
     "A dataset with at most `ROWS` rows to train on, and as many to test on"
-    table, rng = load_dataset(name, folder) if name in FILES else load_packaged(name), np.random.default_rng(0)
-    train, test = (np.sort(rng.permutation(o)[:ROWS]) for o in (table.train_idx, table.test_idx))
-    return replace(table, train_idx=train, test_idx=test)
+    return at_most(load_dataset(name, folder) if name in FILES else load_packaged(name), ROWS, ROWS)
 
 
 def calibration_error(probs, targs, n_bins=15):

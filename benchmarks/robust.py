@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.tabular.all import set_seed
-from files import markdown, side_by_side
+from files import at_most, markdown, side_by_side
 
 from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
@@ -118,10 +118,10 @@ DATASETS = {**CLEAN, **SPOILED}
 
 def load(name, folder):
     "A dataset with few enough rows for training and in the slice, drawn at random"
-    t, rng = DATASETS[name](folder), np.random.default_rng(0)
-    train, test = (np.sort(rng.permutation(o)[:n]) for o, n in ((t.train_idx, MAX_ROWS), (t.test_idx, MAX_TEST)))
-    if name.endswith('spoiled'): train = np.union1d(train, t.train_idx[:2])
-    return replace(t, train_idx=train, test_idx=test)
+    every = DATASETS[name](folder)
+    t = at_most(every, MAX_ROWS, MAX_TEST)
+    if name.endswith('spoiled'): t = replace(t, train_idx=np.union1d(t.train_idx, every.train_idx[:2]))
+    return t
 
 
 # --- Variants: function of the training rows → `cont_scale` ---

@@ -80,10 +80,11 @@ def fit_net(name, dataset, seed, **settings):
     return BENCH[name].variant(**settings).fit(dataset, seed, 'cpu')
 
 
-def fit_estimator(dataset, seed):
-    "Fit the estimator as it comes, with the dataset's columns: it sets rows aside that say when to stop"
+def fit_estimator(dataset, seed, **settings):
+    "Fit the estimator with the dataset's columns, and `settings`: as it comes it sets rows aside that say when to stop"
     cls = DropConnectClassifier if dataset.classes else DropConnectRegressor
-    model = cls(cat_names=list(dataset.cat_names), cont_names=list(dataset.cont_names), random_state=seed)
+    model = cls(cat_names=list(dataset.cat_names), cont_names=list(dataset.cont_names), random_state=seed,
+                **settings)
     X = dataset.df[[*dataset.cat_names, *dataset.cont_names]]
     start = time.perf_counter()
     model.fit(X.iloc[dataset.train_idx], dataset.targets(dataset.train_idx))

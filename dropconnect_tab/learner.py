@@ -42,8 +42,8 @@ def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
     own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
     # With `oob` each member has its own of both kinds: half as wide, a step takes no longer
     cont_emb_sz = min(8 if oob else 16, max(2, (128 if oob else 256)//max(1, n_cont)))
-    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes), emb_std=_emb_std(emb_szs, n_rows),
-                cont_emb_sz=cont_emb_sz)
+    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes),
+                emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=cont_emb_sz)
 
 def _given(settings): return {k:v for k,v in settings.items() if v is not None}
 
