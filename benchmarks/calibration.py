@@ -9,12 +9,10 @@ early on validation rows as in `thirty.py`. A dataset's first split is its own; 
 
 Results go to OUT/runs.jsonl, a line for each fit, and the table to OUT/calibration.md. What is there is not repeated.
 """
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import torch
-from files import markdown, once, options, write_study
+from files import markdown, once, options, split_again, write_study
 from oob import calibration_error, load
 from thirty import fit_estimator, methods_for
 
@@ -25,14 +23,6 @@ DATASETS = ['splice', 'chess', 'hpc', 'credit', 'caravan', 'optdigits', 'satimag
             'adult']
 OURS = {'no temperature': dict(calibrate=False), 'default': {}, 'out-of-bag rows': dict(calibrate=True)}
 XGB = 'xgb'
-
-
-def split_again(dataset, split):
-    "The dataset's own split, or a random one of the same size"
-    if not split: return dataset
-    n = len(dataset.train_idx)
-    rows = np.random.default_rng(split).permutation(np.concatenate([dataset.train_idx, dataset.test_idx]))
-    return replace(dataset, train_idx=np.sort(rows[:n]), test_idx=np.sort(rows[n:]), times=None, slice_idx=None)
 
 
 def probabilities(dataset, method, seed):

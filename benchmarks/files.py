@@ -58,6 +58,14 @@ def at_most(dataset, n_train, n_test, seed=0):
     return replace(dataset, train_idx=train, test_idx=test)
 
 
+def split_again(dataset, split):
+    "The dataset's own split, or a random one of the same size"
+    if not split: return dataset
+    n = len(dataset.train_idx)
+    rows = np.random.default_rng(split).permutation(np.concatenate([dataset.train_idx, dataset.test_idx]))
+    return replace(dataset, train_idx=np.sort(rows[:n]), test_idx=np.sort(rows[n:]), times=None, slice_idx=None)
+
+
 # --- Lines for each fit ---
 
 def once(file, key, fit):

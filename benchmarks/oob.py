@@ -1,32 +1,40 @@
-"""What does it cost that members leave rows out, how near is their score to the test's, and what does a temperature give?
+"""What do out-of-bag rows cost, how near is their score to the test's, and what do temperatures and intervals give?
 
-On slices of at most 3,000 training rows. Each variant says which share of the rows is left out, and by how many of eight
-members. `off` is the learner with all rows. Results go to OUT/runs.jsonl, a line for each fit, and the table to
-OUT/oob.md. What is there is not repeated.
+On at most 3,000 training rows of sixteen datasets. A variant says which fraction of the rows is left out, and by how many
+of the eight members. `off` is the learner with all rows. Seed 0 has the dataset's own split, other seeds random ones
+(Bike keeps its days). Of classifiers, several ways to fit a temperature are compared, with probmetrics as reference.
 
     python benchmarks/oob.py FOLDER --out results/oob
 
-FOLDER has california/, bike/ and adult/; the other datasets come with packages.
+FOLDER has california/, bike/ and adult/; the other datasets come with packages. Results go to OUT/runs.jsonl, a line for
+each fit, and the tables to OUT/oob.md. What is there is not repeated.
 """
+from importlib.util import find_spec
+
+import numpy as np
 import pandas as pd
 from fastai.tabular.all import *
-from files import at_most, markdown, once, options, write_study
+from files import at_most, markdown, once, options, split_again, write_study
+from scipy.stats import gmean
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
 from dropconnect_tab.bench.datasets import dataset_dls, load_dataset
 from dropconnect_tab.bench.files import read_jsonl
-from dropconnect_tab.bench.packaged import load_packaged
+from dropconnect_tab.bench.packaged import load_packaged, packaged
+from dropconnect_tab.members import average_members, no_average
+from dropconnect_tab.oob import _collect, _left_out
 
-FILES = ['california', 'bike', 'adult']
-PACKAGED = ['splice', 'letter', 'lending', 'credit', 'satimage', 'marketing', 'optdigits']
+DATASETS = ['splice', 'letter', 'lending', 'credit', 'satimage', 'marketing', 'optdigits', 'chess', 'hpc', 'adult',
+            'california', 'cps1988', 'deliveries', 'diabetes', 'insteval', 'bike']
 ROWS, EPOCHS, BS = 3000, 15, 256
-VARIANTS = {'off': {}, '1/2 by 2': dict(oob=.5, oob_members=2), '1/4 by 4': dict(oob=.25, oob_members=4),
-            'all by 2': dict(oob=1., oob_members=2)}
+VARIANTS = {'off': {}, 'all by 1': dict(oob=1., oob_members=1), '1/2 by 2': dict(oob=.5, oob_members=2),
+            '1/4 by 4': dict(oob=.25, oob_members=4), 'all by 2': dict(oob=1., oob_members=2)}
+REFERENCES = {'probmetrics, temperature': 'guo-ts', 'probmetrics, by class': 'svs'}
 
 
 def load(name, folder):
     "A dataset with at most `ROWS` rows to train on, and as many to test on"
-    return at_most(load_dataset(name, folder) if name in FILES else load_packaged(name), ROWS, ROWS)
+    return at_most(load_packaged(name) if name in packaged else load_dataset(name, folder), ROWS, ROWS)
 
 
 def calibration_error(probs, targs, n_bins=15):
@@ -37,66 +45,152 @@ def calibration_error(probs, targs, n_bins=15):
                      for i in bins.unique()))
 
 
-def of_classes(learn, loss):
-    "What a temperature gives: found on rows that members left out, and the best on the test rows"
-    probs, targs = learn.get_preds()
-    targs = targs.flatten()
-    res = dict(ece=calibration_error(probs, targs), best_temperature=best_temperature(probs.log(), targs))
-    if learn.model.leave_out is None: return res
+def members_outputs(learn):
+    "Outputs of each member for the test rows, (rows, members, outputs), and targets"
+    with no_average(learn.model): outputs, _, targs, _ = _collect(learn, learn.dls.valid)
+    return outputs, targs if targs.is_floating_point() else targs.long()
+
+
+def score(outputs, targs, classes):
+    "Log loss, or mean squared error, of the average of members"
+    if not classes: return float(((outputs.mean(1).flatten()-targs.flatten())**2).mean())
+    return float(F.cross_entropy(average_members(outputs, 'softmax'), targs.flatten()))
+
+
+def score_of(n, outputs, targs, classes):
+    "Mean score of the averages of `n` members each"
+    return float(np.mean([score(o, targs, classes) for o in outputs.split(n, 1) if o.shape[1] == n]))
+
+
+def temperature_of_members(outputs, targs):
+    "The temperature by which each member's outputs are divided before they are averaged"
+    grid = torch.linspace(-1.5, 1.5, 61).exp()
+    return float(min(grid, key=lambda t: score(outputs/t, targs, True)))
+
+
+def temperatures(learn, test, y):
+    "Log loss of the test rows with temperatures that are fitted in several ways, each on out-of-bag rows"
+    outputs, left, targs, _ = _left_out(learn)
+    targs, each = targs[left.any(1)].flatten().long(), outputs.shape[1]
+    averaged, of_test = average_members(outputs, 'softmax'), average_members(test, 'softmax')
+
+    def at(t): return float(F.cross_entropy(of_test/t, y))
+    res = {'none': at(1), 'of single members': at(best_temperature(outputs.flatten(0, 1), targs.repeat_interleave(each))),
+           'of averages': at(best_temperature(averaged, targs)), 'extrapolated': at(learn.model.temperature.item()),
+           'before averaging': score(test/temperature_of_members(outputs, targs), y, True)}
+    if find_spec('probmetrics'): res |= {k: reference(v, averaged, targs, of_test, y) for k, v in REFERENCES.items()}
+    return res
+
+
+def reference(name, averaged, targs, of_test, y):
+    "Log loss after probmetrics has calibrated"
+    from probmetrics.calibrators import get_calibrator
+    calibrator = get_calibrator(name)
+    calibrator.fit(averaged.softmax(1).double().numpy(), targs.numpy())
+    probs = torch.as_tensor(calibrator.predict_proba(of_test.softmax(1).double().numpy()))
+    return float(F.nll_loss(probs.clamp(min=1e-12).log(), y))
+
+
+def of_classes(learn, test, y):
+    "What a temperature gives: fitted on out-of-bag rows, and the best on the test rows"
+    probs = average_members(test, 'softmax').softmax(1)
+    res = dict(ece=calibration_error(probs, y), best_temperature=best_temperature(probs.log(), y))
+    if learn.model.leave_out is None or learn.model.leave_out.each < 2: return res
     res['temperature'] = learn.calibrate()
     probs = learn.get_preds()[0]
-    return res | dict(calibrated=learn.validate()[0], calibrated_ece=calibration_error(probs, targs))
+    return res | dict(calibrated=learn.validate()[0], calibrated_ece=calibration_error(probs, y),
+                      ways=temperatures(learn, test, y))
 
 
-def of_numbers(learn):
-    "How many of the test rows' targets are in intervals of 90%"
+def of_numbers(learn, y):
+    "Fraction of the test rows' targets in intervals of 90%, and their mean width"
     if learn.model.leave_out is None: return {}
-    (low, high), targs = learn.oob_intervals(), learn.get_preds()[1]
-    return dict(coverage=float(((low <= targs) & (targs <= high)).float().mean()), width=float((high-low).mean()))
+    low, high = learn.oob_intervals()
+    return dict(coverage=float(((low <= y) & (y <= high)).float().mean()), width=float((high-low).mean()))
 
 
-def fit(table, seed, **kwargs):
-    "The test's loss of one fit, the left-out rows', and what comes of these"
+def fit(dataset, seed, **kwargs):
+    "The test's loss of one fit, the out-of-bag rows', and what comes of these"
     set_seed(seed, reproducible=True)
-    learn = dropconnect_learner(dataset_dls(table, BS, 'cpu', 'tensors'), seed=seed, **kwargs)
+    learn = dropconnect_learner(dataset_dls(dataset, BS, 'cpu', 'tensors'), seed=seed, **kwargs)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(EPOCHS)
-        loss = learn.validate()[0]
-        res = dict(loss=loss, oob=learn.oob_score()) if learn.model.leave_out else dict(loss=loss)
-        return res | (of_classes(learn, loss) if table.classes else of_numbers(learn))
+        test, y = members_outputs(learn)
+        res = dict(loss=score(test, y, dataset.classes))
+        if leave_out := learn.model.leave_out:
+            res |= dict(oob=learn.oob_score(), as_many=score_of(leave_out.each, test, y, dataset.classes))
+        return res | (of_classes(learn, test, y.flatten()) if dataset.classes else of_numbers(learn, y))
 
 
-def oob_table(out):
-    "For each dataset and variant the loss, that of left-out rows, and what temperatures and intervals give"
-    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
-    mean = runs.groupby(['table', 'variant'], sort=False).mean(numeric_only=True).drop(columns='seed')
+def percent(v, of): return f'{100*(v/of-1):+.1f}%' if v == v else ''
+
+
+def number(v): return f'{v:.3f}' if v == v else ''
+
+
+def variants_table(runs):
+    "For each dataset and variant the loss, that of out-of-bag rows, and what temperatures and intervals give"
+    mean = runs.drop(columns=['ways', 'seed']).groupby(['dataset', 'variant'], sort=False).mean(numeric_only=True)
     rows = []
     for (name, variant), o in mean.iterrows():
         off = mean.loc[name, 'off']
-
-        def differs(v, of=off.loss): return f'{100*(v/of-1):+.1f}%' if v == v else ''
-        def number(v): return f'{v:.3f}' if v == v else ''
-        rows.append([name, variant, f'{o.loss:.4f}', differs(o.loss), differs(o.oob, o.loss), differs(o.calibrated),
+        rows.append([name, variant, f'{o.loss:.4g}', percent(o.loss, off.loss), percent(o.oob, o.loss),
+                     percent(o.oob, o.as_many), percent(o.calibrated, off.loss),
                      *map(number, (o.temperature, o.best_temperature, o.ece, o.calibrated_ece, o.coverage))])
-    head = ['dataset', 'left out', 'loss', 'over off', 'left-out loss over it', 'calibrated, over off', 'temperature',
-            'best of the test', 'calibration error', 'calibrated', 'in 90% intervals']
-    return (f"Log loss, or squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training rows. "
-            f"Seeds: {runs.seed.nunique()}.\n\n" + '\n'.join(markdown(head, rows)))
+    return markdown(['dataset', 'left out', 'loss', 'over off', 'out-of-bag loss over it',
+                     'over that of as many members', 'calibrated, over off', 'temperature', 'best of the test', 'ECE',
+                     'ECE, calibrated', 'in 90% intervals'], rows)
+
+
+def summary_table(runs):
+    "Each variant over all datasets"
+    mean = runs.groupby(['dataset', 'variant'], sort=False)[['loss', 'oob', 'as_many', 'calibrated']].mean().unstack()
+    rows = []
+    for o in [o for o in VARIANTS if o in mean.loss and o != 'off']:
+        cost, near, fair = (mean[a][o]/mean[b][c] for a, b, c in (('loss', 'loss', 'off'), ('oob', 'loss', o),
+                                                                 ('oob', 'as_many', o)))
+        calibrated = (mean.calibrated[o]/mean.loss.off).dropna()
+        def within(x): return f'{(abs(x-1) <= .03).sum()} of {len(x)}'
+        rows.append([o, percent(gmean(cost), 1), percent(cost.max(), 1), within(near), within(fair),
+                     percent(gmean(calibrated), 1) if len(calibrated) else '',
+                     percent(calibrated.max(), 1) if len(calibrated) else ''])
+    return markdown(['left out', 'loss over off, geometric mean', 'worst', 'out-of-bag loss within 3% of the test\'s',
+                     'within 3% of that of as many members', 'calibrated over off, geometric mean', 'worst'], rows)
+
+
+def ways_table(runs):
+    "Log loss with temperatures of several kinds over that without"
+    some = runs[runs.ways.notna()]
+    if not len(some): return []
+    ways = pd.DataFrame(list(some.ways), index=pd.MultiIndex.from_frame(some[['variant', 'dataset']]))
+    ratios = (mean := ways.groupby(level=[0, 1], sort=False).mean()).div(mean['none'], axis=0).drop(columns='none')
+    rows = [[v, o, percent(gmean(x[o].dropna()), 1), percent(x[o].max(), 1), x[o].idxmax()[1]]
+            for v, x in ratios.groupby(level=0, sort=False) for o in ratios]
+    return markdown(['left out', 'temperature', 'log loss over none, geometric mean', 'worst', 'on'], rows)
+
+
+def oob_table(out):
+    "The three tables of the study"
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
+    return '\n'.join([f"Log loss, or mean squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training "
+                      f"rows. Splits, each with its seed: {runs.seed.nunique()}.", '', '## Variants', '',
+                      *summary_table(runs), '## Temperatures', '', *ways_table(runs), '## Datasets', '',
+                      *variants_table(runs)])
 
 
 def main():
-    p = options(__doc__, out='folder', seeds=1)
-    p.add_argument('--tables', nargs='+', default=PACKAGED+FILES)
+    p = options(__doc__, out='folder', seeds=3)
+    p.add_argument('--datasets', nargs='+', default=DATASETS)
     p.add_argument('--variants', nargs='+', default=list(VARIANTS))
     args = p.parse_args()
 
     def fill(file):
         for seed in range(args.seeds):
-            for name in args.tables:
-                table = load(name, args.folder)
+            for name in args.datasets:
+                dataset = split_again(load(name, args.folder), 0 if name == 'bike' else seed)
                 for variant in args.variants:
-                    once(file, dict(table=name, variant=variant, seed=seed),
-                         lambda: fit(table, seed, **VARIANTS[variant]))
+                    once(file, dict(dataset=name, variant=variant, seed=seed),
+                         lambda: fit(dataset, seed, **VARIANTS[variant]))
     write_study(args.out, 'oob', fill, oob_table)
 
 

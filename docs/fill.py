@@ -2,7 +2,7 @@
 
 A block is an HTML comment, which GitHub and the site hide, and is filled by [cog](https://cog.readthedocs.io):
 
-    <!-- [[[cog include('../benchmarks/coverage.md') ]]] -->
+    <!-- [[[cog include('../benchmarks/intervals.md') ]]] -->
     <!-- [[[end]]] -->
 
 `include('../benchmarks/speed.md#memory')` is a file without its title, or one of its sections without the heading;

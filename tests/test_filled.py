@@ -29,7 +29,7 @@ def test_pages_are_filled():
 
 
 def test_a_stale_page_is_told_and_filled(repo):
-    table, page = repo/'benchmarks'/'coverage.md', repo/'docs'/'uncertainty.md'
+    table, page = repo/'benchmarks'/'intervals.md', repo/'docs'/'uncertainty.md'
     table.write_text(table.read_text() + '\nMeasured again.\n')
     code, said = fill(repo, '--check')
     assert code and 'uncertainty.md  (changed)' in said and 'Measured again.' not in page.read_text()
@@ -37,11 +37,11 @@ def test_a_stale_page_is_told_and_filled(repo):
 
 
 @pytest.mark.parametrize('target,error', [
-    ('../benchmarks/coverage.md#the-seasons', 'there is no such heading'),
+    ('../benchmarks/intervals.md#the-seasons', 'there is no such heading'),
     ('../results/README.md', 'it has links'),
 ])
 def test_what_cannot_be_filled_is_an_error(repo, target, error):
     page = repo/'docs'/'uncertainty.md'
-    page.write_text(page.read_text().replace('../benchmarks/coverage.md', target))
+    page.write_text(page.read_text().replace('../benchmarks/intervals.md', target))
     code, said = fill(repo)
     assert code and f'include {target}: {error}' in said

@@ -3,7 +3,7 @@
 A net with resampled masks is fitted on the training rows without a slice (`Dataset.slice`: March for the sales of 2012,
 a random 15% for California); the slice gives the one number of the calibration; the test rows are asked about once.
 
-    python benchmarks/coverage.py FOLDER --out benchmarks/coverage.md
+    python benchmarks/intervals.py FOLDER --out benchmarks/intervals.md
 
 FOLDER has bulldozers-2012/TrainAndValid.zip and california/california_housing.csv.gz.
 """
