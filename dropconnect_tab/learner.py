@@ -91,9 +91,9 @@ def _check_config(config):
         "dropconnect_learner, as in **only_masks")
 
 # %% ../nbs/10_learner.ipynb #50ed000a
-def _cont_scale(to, cont_scale):
+def _cont_scale(to, cont_scale, n_rows):
     "A `ContScale`, or None where continuous columns are left as they are"
-    if cont_scale is None: return get_cont_scale(to)
+    if cont_scale is None: return get_cont_scale(to, n_rows=n_rows)
     if cont_scale is False or isinstance(cont_scale, ContScale): return cont_scale or None
     raise ValueError(f"cont_scale={cont_scale!r}: give False, a ContScale, or None for that of the training rows")
 
@@ -133,7 +133,7 @@ def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     def unsaid(name): return name not in res and name not in said
     y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))
     res['y_scale'] = _y_scale(to, y_scale, res.get('y_range'), n_out, loss_func)
-    res['cont_scale'] = _cont_scale(to, cont_scale)
+    res['cont_scale'] = _cont_scale(to, cont_scale, n_rows)
     if unsaid('cont_edges'): res['cont_edges'] = get_cont_edges(to, n_bins)
     elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
     if res.get('members', 1) != 1 and unsaid('average'): res['average'] = average_for(_member_loss(loss_func).base)

@@ -151,6 +151,16 @@ def own_embeds(self:DropConnectTabularModel) -> bool:
 def _own_inputs(self:DropConnectTabularModel):
     return self.own_embeds or self.cont_embed is not None and self.cont_embed.members is not None
 
+@patch(as_prop=True)
+def _sparse(self:DropConnectTabularModel):
+    "Weights of the continuous columns, or None where there are no sparse ones"
+    return None if self.cont_scale is None else self.cont_scale.weight
+
+@patch(as_prop=True)
+def _has_columns(self:DropConnectTabularModel):
+    "Do columns enter in another way than in fastai's model?"
+    return self.cont_embed is not None or self.own_embeds or self._sparse is not None
+
 @patch
 def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     "What enters the first layer: (rows, inputs), or (rows, members, inputs) if each member has its own embeddings"
@@ -164,6 +174,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
         if self.cont_embed:
             embedded = self.cont_embed(x_cont).movedim(0, -1)  # ([members,] columns, width, rows)
             conts = torch.cat([conts.expand(*embedded.shape[:-2], 1, -1), embedded], -2)
+        if self._sparse is not None: conts = conts*self._sparse[:,None,None]
         columns.append(conts.flatten(-3, -2).expand(k, -1, -1))
     res = torch.cat(columns, 1).permute(2,0,1)
     return res if self._own_inputs else res.squeeze(1)
@@ -184,7 +195,7 @@ def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
     left = self.leave_out(x_cat, x_cont) if self.training and self.leave_out else None
     if self.cont_scale is not None: x_cont = self.cont_scale(x_cont)
     # Batch statistics would lead the gradient of other rows back to embeddings that only rows left out have
-    if self.cont_embed or self.own_embeds: res = self.layers(_stop_left_out(self._columns(x_cat, x_cont), left))
+    if self._has_columns: res = self.layers(_stop_left_out(self._columns(x_cat, x_cont), left))
     else: res = super(DropConnectTabularModel, self).forward(x_cat, x_cont)
     if self.y_scale is not None: res = self.y_scale(res)
     if left is not None: res = _stop_left_out(res, left, self.leave_out.kept)  # a member's gradient keeps its size

@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 
 from dropconnect_tab.all import (
     DropConnectTabularModel, TabTensorDL, dropconnect_config, dropconnect_learner, get_cont_scale, only_masks)
-from dropconnect_tab.embeddings import ContScale, _col_scale, bin_edges
+from dropconnect_tab.embeddings import ContScale, _col_scale, _sparse_weight, bin_edges
 from dropconnect_tab.exported import load_predictor
 from dropconnect_tab.fold import FoldedNet
 from dropconnect_tab.sklearn import DropConnectRegressor
@@ -315,3 +315,67 @@ def test_an_answer_that_is_not_finite_is_refused_by_name():
     learn.model.layers[-1][0].weight.data.mul_(1e6)
     with pytest.raises(ValueError, match=r"no finite prediction for row 2: column 'b' is .*e\+38 standard deviations"):
         learn.predictor()(X[:4].assign(b=[0, 0, 3e38, 0.]))
+
+
+# --- Sparse columns ---
+
+def flags(n, n_flags, n_rows=5, seed=0):
+    "Flags that `n_rows` of `n` rows have, beside four columns that say what y is"
+    rng = np.random.default_rng(seed)
+    X, y = smooth(n)
+    rare = np.zeros((n, n_flags), np.float32)
+    for o in rare.T: o[rng.permutation(n)[:n_rows]] = 1
+    return X.join(pd.DataFrame(rare, columns=[f'flag{i}' for i in range(n_flags)])), y
+
+
+@pytest.mark.parametrize('n, others, n_rows, wanted', [
+    (6400, 400, 6400, 1), (6400, 100, 6400, 1/9), (6400, 100, 64_000, 1), (100_000, 100, 100_000, 1/9), (80, 5, 80, 1),
+    (400, 5, 400, .04), (400, 0, 400, 0)])
+def test_how_much_a_sparse_column_weighs(n, others, n_rows, wanted):
+    col = np.zeros(n)
+    col[:others] = np.arange(others)+1
+    assert _sparse_weight(col, n_rows) == pytest.approx(wanted)
+    assert _sparse_weight(-3-col[::-1], n_rows) == pytest.approx(wanted), "where it is not 0 either"
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(n_bins=0), dict(n_bins=0, members=1), dict(config=dict(bn_cont=False))], ids=str)
+def test_all_that_is_made_of_a_sparse_column_has_its_weight(kwargs):
+    X, y = flags(800, 3)
+    learn = make_learner(X, y, seed=0, **kwargs)
+    model, x = learn.model.eval(), torch.tensor(X.to_numpy(np.float32))
+    none = torch.empty(len(x), 0).long()
+    weight = model.cont_scale.weight[4:]
+    assert model.cont_scale.weight[:4].eq(1).all() and (weight < .1).all()
+    weighed = model._columns(none, x)
+    model.cont_scale.weight = None
+    plain = model._columns(none, x)
+    width = plain.shape[-1]//7
+    assert torch.equal(weighed[..., :4*width], plain[..., :4*width])
+    assert torch.equal(weighed[..., 4*width:], plain[..., 4*width:]*weight.repeat_interleave(width))
+
+
+def test_rare_flags_do_not_hide_the_columns_that_matter():
+    X, y = flags(1000, 300)
+    new, y_new = flags(1000, 300, seed=1)
+    def error(cont_scale=None):
+        learn = fitted(X, y, 4, cont_scale=cont_scale)
+        return float(((preds(learn, new)[:, 0]-y_new)**2).mean()), copy.deepcopy(learn.model.cont_scale)
+    with_weight, scale = error()
+    scale.weight = None
+    assert with_weight < .7*error(scale)[0]
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(n_bins=0, members=1)], ids=str)
+def test_whatever_predicts_has_the_weight_of_sparse_columns(kwargs, tmp_path):
+    X, y = flags(800, 3)
+    learn = fitted(X, y, **kwargs)
+    rows = X[X.flag0 == 1]
+    wanted, predictor = preds(learn, rows), learn.predictor()
+    assert isinstance(predictor.model, FoldedNet)
+    predictor.export(tmp_path/'net.pt2')
+    for o in predictor, load_predictor(tmp_path/'net.pt2'): assert np.allclose(o(rows), wanted, atol=1e-3)
+    other = make_learner(X, y, **kwargs)
+    other.model.load_state_dict(learn.model.state_dict())
+    assert np.allclose(preds(other, rows), wanted, atol=1e-5)
+    other.model.cont_scale.weight.fill_(1)
+    assert not np.allclose(preds(other, rows), wanted, atol=1e-3), "it matters for these rows"

@@ -1,0 +1,133 @@
+"""Which settings of `dropconnect_learner` pay on many datasets? One change at a time, judged on validation rows.
+
+At most 4,000 training rows of 29 of the datasets of thirty.py, split off their training rows, and the epochs that
+thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is worth
+having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
+
+    python benchmarks/levers.py FOLDER --out results/levers --jobs 2
+
+FOLDER has what thirty.py needs. Results go to OUT/runs.jsonl, a line for each fit, and the table to OUT/levers.md. What is
+there is not repeated.
+"""
+from dataclasses import replace
+from functools import lru_cache, partial
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from fastai.tabular.all import set_seed, tabular_learner
+from files import at_most, markdown, options, side_by_side, write_study
+from scipy.stats import gmean
+from thirty import DATASETS, load, usual_epochs
+
+from dropconnect_tab.all import best_temperature, dropconnect_learner
+from dropconnect_tab.bench.datasets import dataset_dls
+from dropconnect_tab.bench.files import read_jsonl
+from dropconnect_tab.bench.runs import errors
+from dropconnect_tab.embeddings import _n_bins
+from dropconnect_tab.masks import few_inputs
+
+ROWS = 4000
+FASTAI = 'fastai'
+VARIANTS = {
+    'default': {}, FASTAI: {},
+    'dense': dict(weight_p=0), **{f'{n} columns a neuron': dict(columns=n) for n in (2, 8, 16)},
+    'outliers as they are': dict(cont_scale=False), 'emb_std=0.01': dict(emb_std=.01),
+    'no bins': dict(n_bins=0), 'half the bins': dict(bins=.5), 'twice the bins': dict(bins=2),
+    **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
+    'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128)}
+
+
+def few_columns(n, dls):
+    "The mask by which a neuron of the first layer starts with `n` columns; in the next layer it is the default's"
+    n_cols = len(dls.cat_names)+len(dls.cont_names)
+    return dict(weight_p={'layers.0.0': max(0, 1-n/n_cols), 'layers.1.0': few_inputs(200)}, unit='feature')
+
+
+def some_bins(times, dls):
+    "So many times the number of bins that is the default"
+    n = round(times*_n_bins(dls.train_ds)) if dls.cont_names else 0
+    return dict(n_bins=n if n > 1 else 0)
+
+
+CHOSEN = dict(columns=few_columns, bins=some_bins)  # what a setting of this name makes of the data
+
+
+def learner_for(variant, dls, seed):
+    if variant == FASTAI: return tabular_learner(dls, lr=1e-2)
+    given = {k: v for k, v in VARIANTS[variant].items() if k != 'bs'}
+    for k in [o for o in given if o in CHOSEN]: given.update(CHOSEN[k](given.pop(k), dls))
+    return dropconnect_learner(dls, seed=seed, **given)
+
+
+@lru_cache
+def part_of(name, folder):
+    "The slice of a dataset, with at most `ROWS` rows to train on, and as many to judge by"
+    return replace(at_most(load(name, folder).slice(), ROWS, ROWS), times=None)
+
+
+def fit(name, variant, seed, folder):
+    "Lines for a variant: the error on the validation rows, and for classes that after the temperature that suits them best"
+    torch.set_num_threads(1)
+    dataset = part_of(name, folder)
+    set_seed(seed, reproducible=True)
+    learn = learner_for(variant, dataset_dls(dataset, VARIANTS[variant].get('bs'), 'cpu', 'tensors'), seed)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(usual_epochs(len(dataset.train_idx)))
+        preds, targs = learn.get_preds()
+    key = dict(dataset=name, variant=variant, seed=seed)
+    if not dataset.classes:
+        return [{**key, **errors(preds.numpy(), dataset.targets(dataset.test_idx), 'rmse')}]
+    logs, targs = preds.clamp_min(1e-9).log(), targs.flatten().long()
+    cooled = (logs/best_temperature(logs, targs)).log_softmax(1)
+    return [dict(**key, logloss=float(F.nll_loss(logs, targs)), calibrated=float(F.nll_loss(cooled, targs)))]
+
+
+def ratios(runs, measure, base='default'):
+    "Mean error over that of the default: a row for each dataset, in their order by size, a column for each variant"
+    error = runs.pivot_table(index='dataset', columns='variant', values=measure).dropna(how='all')
+    error = error.loc[sorted(error.index, key=DATASETS.index), [o for o in VARIANTS if o in error]]
+    return error.div(error[base], axis=0)
+
+
+def percent(v): return f'{100*(v-1):+.1f}%' if v == v else ''
+
+
+def summary(ratio):
+    "Each variant over all datasets, and over each half of them"
+    rows = []
+    for name, x in ratio.drop(columns='default').items():
+        x = x.dropna()
+        rows.append([name, *(percent(gmean(o)) for o in (x, x[::2], x[1::2])), (x < .995).sum(), (x > 1.005).sum(),
+                     f'{percent(x.max())} ({x.idxmax()})', f'{percent(x.min())} ({x.idxmin()})'])
+    return markdown(['instead of the default', 'geometric mean', 'half', 'other half', 'lower by .5%', 'higher by .5%',
+                     'worst', 'best'], rows)
+
+
+def levers_table(out):
+    "For each variant its error over the default's, regression and classification apart"
+    runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
+    res = [f"Error on validation rows over that of the default, at most {ROWS:,} training rows, seeds: "
+           f"{runs.seed.nunique()}. Halves: every second dataset by size.", '']
+    for head, measure in (('Regression: RMSE', 'rmse'), ('Classification: log loss', 'logloss'),
+                          ('Classification: log loss at the best temperature', 'calibrated')):
+        ratio = ratios(runs, measure)
+        res += [f'## {head}', '', *summary(ratio), *markdown(
+            ['dataset', *ratio.columns[1:]], [[k, *map(percent, o[1:])] for k, o in ratio.iterrows()])]
+    return '\n'.join(res)
+
+
+def main():
+    p = options(__doc__, out='folder', seeds=1, jobs=1)
+    p.add_argument('--datasets', nargs='+', default=[o for o in DATASETS if o != 'grants'])
+    p.add_argument('--variants', nargs='+', default=list(VARIANTS))
+    args = p.parse_args()
+
+    def fill(file):
+        there = {(o['dataset'], o['variant'], o['seed']) for o in read_jsonl(file)}
+        todo = [(n, v, s) for s in range(args.seeds) for v in args.variants for n in args.datasets]
+        side_by_side(file, partial(fit, folder=args.folder), [o for o in todo if o not in there], args.jobs)
+    write_study(args.out, 'levers', fill, levers_table)
+
+
+if __name__ == '__main__': main()
