@@ -41,7 +41,8 @@ VARIANTS = {
 def few_columns(n, dls):
     "The mask by which a neuron of the first layer starts with `n` columns; in the next layer it is the default's"
     n_cols = len(dls.cat_names)+len(dls.cont_names)
-    return dict(weight_p={'layers.0.0': max(0, 1-n/n_cols), 'layers.1.0': few_inputs(200)}, unit='feature')
+    first = dict(weight_p={'layers.0.0': 1-n/n_cols}, unit='feature') if n < n_cols else dict(weight_p={})
+    return first | dict(weight_p={**first['weight_p'], 'layers.1.0': few_inputs(200)})
 
 
 def some_bins(times, dls):

@@ -162,6 +162,13 @@ def test_one_dataset_is_enough(tmp_path):
     assert '**0.500** [0.500, 0.500]' in report_many(tmp_path) and not (tmp_path/'ranks_regression.png').exists()
 
 
+@pytest.mark.slow
+def test_a_task_without_the_methods_is_left_out(tmp_path):
+    reg, cls = made_up(dict(fastai=[2], default=[1])), made_up(dict(default=[.4]), task='classification')
+    write(tmp_path, pd.concat([reg, cls.assign(dataset='c'+cls.dataset)]))
+    assert '## Regression' in (text := report_many(tmp_path)) and '## Classification' not in text
+
+
 def test_what_has_no_logarithm_is_named(tmp_path):
     with pytest.raises(ValueError, match="has no folder with results"): read_many(tmp_path)
     with pytest.raises(ValueError, match="has no folder with results"): read_many(tmp_path/'nowhere')

@@ -257,10 +257,12 @@ def report_many(
     base:str='fastai', # As for `error_and_time`
     pairs:list=(), # As for `format_pairs`; those of methods that did not run are left out
 ) -> str: # Markdown
-    "Write what the runs on all datasets say to `many.md`, with pictures of ranks, and of error and time"
+    """Write what the runs on all datasets say to `many.md`, with pictures of ranks, and of error and time. A task on which
+    `method` or `base` did not run is left out"""
     out,runs,parts = Path(out),read_many(out),[]
     figs = {'error_time':plot_error_time(runs, base, f'{runs.dataset.nunique()} datasets')}
     for task,some in runs.groupby('task', sort=False):
+        if not {method,base} <= {*some.method}: continue
         figs[f'error_time_{task}'] = plot_error_time(some, base, task.capitalize())
         ranked = over_best(some).dropna(axis=1).columns
         if some.dataset.nunique() > 1 and len(ranked) > 1:
