@@ -16,7 +16,7 @@ def height(i, n): return (n-1)/2 - i
 
 
 def draw(ax, title, dropped):
-    "One net; `dropped` is how a dropped weight is drawn, as (colour, width), or None"
+    "One network; `dropped` is how a dropped weight is drawn, as (colour, width), or None"
     for l, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
         for o in range(n_out):
             for i in range(n_in):
@@ -29,7 +29,7 @@ def draw(ax, title, dropped):
 
 
 fig, axs = plt.subplots(1, 4, figsize=(11, 2.9), layout='constrained')
-draw(axs[0], "a dense net", (kept, 1.3))
+draw(axs[0], "dense network", (kept, 1.3))
 draw(axs[1], "before training:\nhalf of the hidden weights are 0", None)
 draw(axs[2], "mask='trainable'\nthey may grow back", (regrown, .6))
 draw(axs[3], "mask='frozen'\nthey stay exactly 0", None)

@@ -20,7 +20,7 @@ docs = Path(__file__).resolve().parent
 root = docs.parent
 
 # Tutorials in the order in which they build on each other; others come after them
-tutorials_first = ['existing_training', 'custom_model', 'ensembles', 'one_fit', 'uncertainty', 'bulldozers',
+tutorials_first = ['existing_training', 'custom_model', 'pytorch', 'ensembles', 'one_fit', 'uncertainty', 'bulldozers',
                    'other_datasets', 'why']
 # Modules of the reference by entry point, the one to read first before others; those of no group come last
 api_groups = {

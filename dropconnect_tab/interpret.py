@@ -75,7 +75,7 @@ def _mark_columns(ax, names, widths):
     ends = np.cumsum(widths)
     for o in ends[:-1]: ax.axvline(o-.5, color='white', lw=1.5)
     ax.set_xticks(ends-np.array(widths)/2-.5, names, rotation=90 if len(names) > 4 else 0, fontsize=8)
-    ax.set(xlabel='column of the table')
+    ax.set(xlabel='column of the dataset')
 
 def _panels(n, width, height):
     fig,axs = plt.subplots(1, n, figsize=(width*n,height), layout='constrained', squeeze=False)
@@ -97,7 +97,7 @@ def plot_masks(self:Learner,
     for ax,n in zip(axs, names):
         w,keep = _of_member(masks, n, member)
         ax.imshow(_mask_image(w, keep), aspect='auto', interpolation='nearest')
-        ax.set(title=f'{n}: weight_p={masks.weight_p[n]}', xlabel='input', ylabel='unit')
+        ax.set(title=f'{n}: weight_p={masks.weight_p[n]}', xlabel='input', ylabel='neuron')
         for o in (ax.xaxis,ax.yaxis): o.get_major_locator().set_params(integer=True)
         if n == first: _mark_columns(ax, columns, widths)
     return axs
@@ -149,7 +149,7 @@ def plot_members(self:Learner,
     if axs is None: axs = _panels(2, 4.8, 3.6)
     each,together = total(errors),float(total(vote))
     axs[0].bar(range(len(each)), each, color='C0')
-    axs[0].axhline(together, color='C1', label=f'their vote: {together:.4f}')
+    axs[0].axhline(together, color='C1', label=f'their average: {together:.4f}')
     axs[0].set(xlabel='member', ylabel='log loss' if classes else 'RMSE')
     axs[0].legend(loc='lower right')
     common = np.corrcoef(errors.numpy())
@@ -242,7 +242,7 @@ def plot_importance(
     shown = importance[:n][::-1]
     ax = ax or plt.subplots(figsize=(5,.8+.3*len(shown)), layout='constrained')[1]
     ax.barh([str(o) for o in shown.index], shown.importance, xerr=shown['std'], color='C0', ecolor='C1')
-    ax.set(xlabel='rise of the loss when shuffled')
+    ax.set(xlabel='increase of the loss when shuffled')
     return ax
 
 # %% ../nbs/15_interpret.ipynb #fa11000c
@@ -314,7 +314,7 @@ def plot_coverage(
     label:str=None, # Name in the legend
 ):
     "Empirical coverage of intervals against the intended one: on the diagonal if calibrated"
-    ax = _axes(ax, xlabel='intervals are to cover', ylabel='and cover', xlim=(0,1), ylim=(0,1))
+    ax = _axes(ax, xlabel='nominal coverage', ylabel='empirical coverage', xlim=(0,1), ylim=(0,1))
     levels = np.linspace(.05, .95, 19)
     ax.plot([0,1], [0,1], color='black', lw=.8, ls='--')
     ax.plot(levels, [interval_coverage(mean, std, targs, float(o), factor) for o in levels], marker='.', label=label)
@@ -330,7 +330,7 @@ def plot_error_spread(
     ax=None, # Axes to draw on; None: a new figure
 ):
     "RMSE of rows with similar predicted spread against that spread: rising if the spread is informative"
-    ax = _axes(ax, xlabel='spread of the predictions (mean std of the group)', ylabel='RMSE of the group')
+    ax = _axes(ax, xlabel='mean standard deviation of the group', ylabel='RMSE of the group')
     mean,std,targs = as_tensors(mean=mean, std=std, targs=targs)
     std,errors = std.flatten(),(mean-targs).flatten()
     groups = std.argsort().chunk(bins)
@@ -348,7 +348,7 @@ def plot_reliability(
     label:str=None, # Name in the legend
 ):
     "How often the most probable class is right, against its probability: on the diagonal if calibrated"
-    ax = _axes(ax, xlabel='probability of the class', ylabel='share that is right', xlim=(0,1), ylim=(0,1))
+    ax = _axes(ax, xlabel='probability of the class', ylabel='fraction that is correct', xlim=(0,1), ylim=(0,1))
     (probs,),(targs,) = as_tensors(probs=probs),as_tensors(targs=targs)
     from sklearn.calibration import calibration_curve  # here, since it takes a while to import
     top,best = probs.max(1)

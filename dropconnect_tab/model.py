@@ -179,6 +179,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     res = torch.cat(columns, 1).permute(2,0,1)
     return res if self._own_inputs else res.squeeze(1)
 
+# %% ../nbs/05_model.ipynb #83f77d18
 @patch
 def train(self:DropConnectTabularModel, mode=True):
     if mode and not torch.is_inference_mode_enabled(): check_can_train(self)
