@@ -9,12 +9,13 @@ of the eight members. `off` is the learner with all rows. Seed 0 has the dataset
 FOLDER has california/, bike/ and adult/; the other datasets come with packages. Results go to OUT/runs.jsonl, a line for
 each fit, and the tables to OUT/oob.md. What is there is not repeated.
 """
+import time
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 from fastai.tabular.all import *
-from files import at_most, markdown, once, options, split_again, write_study
+from files import at_most, interleaved, markdown, once, options, split_again, write_study
 from scipy.stats import gmean
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
@@ -29,6 +30,8 @@ DATASETS = ['splice', 'letter', 'lending', 'credit', 'satimage', 'marketing', 'o
 ROWS, EPOCHS, BS = 3000, 15, 256
 VARIANTS = {'off': {}, 'all by 1': dict(oob=1., oob_members=1), '1/2 by 2': dict(oob=.5, oob_members=2),
             '1/4 by 4': dict(oob=.25, oob_members=4), 'all by 2': dict(oob=1., oob_members=2)}
+TIMED = 'off', '1/2 by 2'  # variants whose epochs are timed, on datasets of all kinds of columns
+EPOCHS_OF = 'california', 'adult', 'letter'
 REFERENCES = {'probmetrics, temperature': 'guo-ts', 'probmetrics, by class': 'svs'}
 
 
@@ -122,6 +125,20 @@ def fit(dataset, seed, **kwargs):
         return res | (of_classes(learn, test, y.flatten()) if dataset.classes else of_numbers(learn, y))
 
 
+def epoch_seconds(dataset):
+    "Median processor seconds of an epoch, with all rows and with some left out, in turns"
+    def epoch(**kwargs):
+        set_seed(0)
+        learn = dropconnect_learner(dataset_dls(dataset, BS, 'cpu', 'tensors'), seed=0, **kwargs)
+
+        def one():
+            start = time.process_time()
+            with learn.no_bar(), learn.no_logging(): learn.fit(1)
+            return time.process_time()-start
+        return one
+    return interleaved({k: epoch(**VARIANTS[k]) for k in TIMED}, 7)
+
+
 def percent(v, of): return f'{100*(v/of-1):+.1f}%' if v == v else ''
 
 
@@ -172,9 +189,11 @@ def ways_table(runs):
 def oob_table(out):
     "The three tables of the study"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
+    epochs = [(o['dataset'], o['1/2 by 2'], o['off']) for o in read_jsonl(out/'epochs.jsonl')]
     return '\n'.join([f"Log loss, or mean squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training "
                       f"rows. Splits, each with its seed: {runs.seed.nunique()}.", '', '## Variants', '',
-                      *summary_table(runs), '## Temperatures', '', *ways_table(runs), '## Datasets', '',
+                      *summary_table(runs), 'Processor time of an epoch with half of the rows left out by two members, over '
+                      f"that with all rows: {', '.join(f'{n} {percent(*o)}' for n, *o in epochs)}.", '', '## Temperatures', '', *ways_table(runs), '## Datasets', '',
                       *variants_table(runs)])
 
 
@@ -191,6 +210,8 @@ def main():
                 for variant in args.variants:
                     once(file, dict(dataset=name, variant=variant, seed=seed),
                          lambda: fit(dataset, seed, **VARIANTS[variant]))
+        for name in EPOCHS_OF:
+            once(file.with_name('epochs.jsonl'), dict(dataset=name), lambda: epoch_seconds(load(name, args.folder)))
     write_study(args.out, 'oob', fill, oob_table)
 
 
