@@ -73,6 +73,37 @@ def test_importance_is_the_same_with_each_loader():
     assert np.allclose(again.loc[train.index], train, atol=1e-5)
 
 
+@pytest.mark.parametrize('make', [lambda dls: dls, fast_dls], ids=['fastai', 'tensors'])
+def test_importance_of_some_rows(make):
+    learn, inputs, targs = trained(make(make_dls(bs=33))), [], []
+    learn.model.register_forward_pre_hook(lambda _, args: inputs.append(args[1].clone()))
+    loss = learn.loss_func
+    learn.loss_func = lambda pred, y: (targs.append(y), loss(pred, y))[1]
+    def rows(max_rows, seed=0):
+        inputs.clear(), targs.clear()
+        found = learn.feature_importance(n_repeats=1, seed=seed, max_rows=max_rows)
+        assert [*map(len, inputs)] == [min(max_rows, 80)]*5  # as they are, and with each of four columns shuffled
+        return found, [*map(tuple, torch.cat([inputs[0], targs[0]], 1).tolist())]
+    found, every = rows(1000)
+    assert found.equals(learn.feature_importance(n_repeats=1, seed=0)) and len({*every}) == 80
+    found, some = rows(50)
+    assert len({*some}) == 50 and {*some} < {*every} and some != every[:50]
+    assert found.equals(rows(50)[0]) and rows(50, 1)[1] != some
+
+
+def test_importance_of_rows_in_files_reads_those_alone(tmp_path):
+    pytest.importorskip('pyarrow')
+    from dropconnect_tab.parquet import parquet_dls
+    make_df(4000).to_parquet(tmp_path/'rows.parquet')
+    dls = parquet_dls(tmp_path/'rows.parquet', ['shop'], ['size', 'age'], 'price', valid=.5, seed=0, limit=0, bs=64,
+                      folder=tmp_path, device='cpu')
+    learn, read, make = trained(dls), [], type(dls.valid).create_batches
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(type(dls.valid), 'create_batches', lambda self, samps: (read.append(len(samps)), make(self, samps))[1])
+        found = learn.feature_importance(max_rows=100, seed=0)
+    assert read == [100] and found.index[0] == 'size'
+
+
 def test_groups_and_flags_are_shuffled_together():
     learn = trained(gappy_dls()[1])
     assert list(learn.dls.cat_names) == ['shop', 'day', 'size_na']
@@ -139,6 +170,7 @@ def test_what_cannot_be_asked():
     for ask in (lambda: learn.partial_dependence('colour'), lambda: learn.feature_importance(groups={'a': ['colour']})):
         with pytest.raises(ValueError, match="'colour' is unknown: choose one of 'shop', 'day', 'size', 'age'"): ask()
     with pytest.raises(ValueError, match='n_repeats=0'): learn.feature_importance(n_repeats=0)
+    with pytest.raises(ValueError, match='max_rows=1: give a number of rows, 2 or more'): learn.feature_importance(max_rows=1)
     with pytest.raises(ValueError, match='n_points=1'): learn.partial_dependence('size', n_points=1)
     with pytest.raises(ValueError, match='no targets.*with_labels=True'):
         learn.feature_importance(dl=learn.dls.test_dl(make_df()[:9].drop(columns='price')))
