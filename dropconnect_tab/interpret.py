@@ -204,8 +204,9 @@ def _replaced_columns(learn, xb, values):
 
 def _flag(learn, column):
     "The column that marks missing values of the continuous `column`, in a list; an empty one if there is none"
-    found = column in learn.dls.cont_names and f'{column}_na' in learn.dls.cat_names
-    return [f'{column}_na'] if found else []
+    name = f'{column}_na'
+    found = column in learn.dls.cont_names and name in learn.dls.cat_names
+    return [name] if found and {*learn.dls.classes[name]} <= {'#na#',False,True} else []
 
 # %% ../nbs/15_interpret.ipynb #fa110004
 def _shuffle_groups(learn, groups):
@@ -276,8 +277,11 @@ def partial_dependence(self:Learner,
     "How the mean prediction changes with a column, while all other columns stay as they are"
     check_whole('n_points', n_points, 2)
     (i,j),(xb,_) = _place(self, column),_all_rows(self, ds_idx, dl)
-    inputs,values = _grid(self, column, xb[i][:,j], n_points)
-    present = {o:list(self.dls.classes[o]).index(False) for o in _flag(self, column)}
+    present,known = {o:list(self.dls.classes[o]).index(False) for o in _flag(self, column)},slice(None)
+    for o,code in present.items():
+        marks = xb[0][:,_place(self, o)[1]]
+        if (marks == code).any(): known = marks == code
+    inputs,values = _grid(self, column, xb[i][known,j], n_points)
     act = getcallable(self.loss_func, 'activation')
     def mean(o):
         with _replaced_columns(self, xb, {column:o, **present}): return act(_outputs(self, xb)).mean(0).cpu().numpy()

@@ -24,9 +24,11 @@ def trained(dls, **kwargs):
     return learn
 
 
-def gappy_dls(**kwargs):
+def gappy_dls(gap=0., **kwargs):
+    "Every seventh size is missing, which adds `gap` to the price"
     df = make_df(400)
     df.loc[::7, 'size'] = np.nan
+    df['price'] += gap*df['size'].isna()
     to = TabularPandas(df, [Categorify, FillMissing, Normalize], ['shop', 'day'], ['size', 'age'], 'price',
                        RegressionBlock(), [list(range(320)), list(range(320, 400))])
     return df, to.dataloaders(bs=64, device='cpu', **kwargs)
@@ -116,6 +118,26 @@ def test_groups_and_flags_are_shuffled_together():
     assert everything.shape == (1, 2) and everything.importance['all'] > 0
 
 
+@pytest.mark.parametrize('loader', [{}, dict(dl_type=TabTensorDL)], ids=['fastai', 'tensors'])
+def test_missing_values_are_shuffled_with_their_column(loader):
+    df, dls = gappy_dls(gap=3., **loader)
+    learn, rows = trained(dls), df[320:].copy()
+    found = learn.feature_importance(n_repeats=1, seed=1, groups={'size': 'size', 'flag': 'size_na'})
+    base = validate(learn, dls.test_dl(rows, with_labels=True))
+    rows['size'] = rows['size'].to_numpy()[torch.randperm(80, generator=torch.Generator().manual_seed(1))]
+    assert found.importance['size'] == pytest.approx(validate(learn, dls.test_dl(rows, with_labels=True))-base, abs=1e-5)
+    assert found.importance['flag'] > .1  # alone, where the group says so
+
+
+def test_a_column_that_is_called_like_a_flag():
+    df = make_df(200).rename(columns={'shop': 'size_na'})
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['size_na', 'day'],
+                                     cont_names=['size', 'age'], y_names='price', bs=64, device='cpu')
+    learn = trained(dls)
+    assert {*learn.feature_importance(n_repeats=1).index} == {'size_na', 'day', 'size', 'age'}
+    assert len(learn.partial_dependence('size', n_points=4)) == 4
+
+
 def test_one_permutation_keeps_a_group_together():
     "Twin columns that always agree: apart, a shuffle makes pairs that there never were"
     df = make_df(200)
@@ -191,8 +213,9 @@ def test_partial_dependence_is_the_mean_prediction(loader):
         assert list(found) == ['price'] and found.index.name == column
         for value, pred in found.price.items(): assert pred == pytest.approx(mean(**{column: value}), abs=1e-4)
     assert sorted(learn.partial_dependence('shop').index) == list('abcdef')
-    ends = learn.partial_dependence('age', n_points=3).index
-    assert np.allclose(ends, [rows.age.min(), rows.age.median(), rows.age.max()], atol=1e-5)
+    for column in ('age', 'size'):  # of those that are not missing
+        grid = learn.partial_dependence(column, n_points=5).index
+        assert np.allclose(grid, rows[column].quantile(np.linspace(0, 1, 5)), atol=1e-5)
 
 
 def test_plots():
@@ -222,3 +245,16 @@ def test_estimators(cls):
     ours = ours.iloc[:, -1][sorted(ours.index)]
     assert np.allclose(shown.pd_results[1]['average'][0], ours, atol=1e-4)
     plt.close('all')
+
+
+@pytest.mark.parametrize('cls', [DropConnectRegressor, DropConnectClassifier])
+def test_missing_values_of_estimators(cls):
+    "To shuffle inputs of the net is to shuffle the column: what is missing is shuffled with it"
+    df = gappy_dls(gap=3.)[0]
+    X, y = df[['shop', 'size', 'age']], df.price if cls is DropConnectRegressor else df.price > 1
+    est = cls(n_epoch=8, layers=[20], members=2, n_bins=0, ps=0., lr=.05, random_state=0).fit(X, y)
+    found = est.learner_.feature_importance(0, n_repeats=20, seed=0)
+    assert 'size_na' in est.learner_.dls.cat_names and {*found.index} == {*X}
+    measure = 'neg_mean_squared_error' if cls is DropConnectRegressor else 'neg_log_loss'
+    theirs = permutation_importance(est, X, y, n_repeats=20, random_state=0, scoring=measure)
+    assert found.importance['size'] == pytest.approx(theirs.importances_mean[1], rel=.1)
