@@ -123,7 +123,7 @@ def test_examples_of_the_questions(tmp_path, monkeypatch):
 
 RECIPES = re.split(r'^## ', read('recipes'), flags=re.M)[1:]
 NEEDS = {'Optuna': 'optuna', 'AutoGluon': 'autogluon.tabular', 'dask': 'distributed', '100 million': 'pyarrow',
-         'TensorBoard': 'tensorboard', 'Weights': 'wandb', 'SHAP': 'shap'}
+         'TensorBoard': 'tensorboard', 'Weights': 'wandb', 'MLflow': 'mlflow', 'SHAP': 'shap'}
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda o: o.splitlines()[0])
