@@ -1,8 +1,9 @@
 """Memory and speed of loaders that are filled from a Parquet file, next to those of a DataFrame.
 
 Writes synthetic rows, half of their columns categorical, then prepares loaders in several ways, each in a process of
-its own: `parquet_dls` with all rows, in memory and mapped, and a `TabularPandas` of a part that fits. Prints rows a
-second of the preparation, of an epoch of the loader and of a training, and the peak memory.
+its own: `parquet_dls` with all rows, in memory and mapped, a `TabularPandas` of a part that fits, and bigtabular, fastai
+on dask, with a few rows, if it is installed. Prints rows a second of the preparation, of an epoch of the loader and of
+a training (bigtabular: of fastai's model), and the peak memory.
 
     python benchmarks/parquet.py --rows 5000000 --out benchmarks/parquet.md
 """
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from files import apart, machine, markdown, options, write_page
 
 BS = 4096
 WAYS = {'memory': 'parquet_dls, in memory', 'mapped': 'parquet_dls, mapped', 'tensors': 'TabularPandas, TabTensorDL',
-        'fastai': "TabularPandas, fastai's loader"}
+        'fastai': "TabularPandas, fastai's loader", 'bigtabular': 'bigtabular'}
 
 
 def names(columns): return [f'c{i}' for i in range(columns//2)], [f'x{i}' for i in range(columns-columns//2)]
@@ -67,6 +69,17 @@ class Peak(threading.Thread):
         return int(next(o for o in lines if o.startswith(key)).split()[1])/1e6
 
 
+def on_dask(path, columns):
+    "Loaders of bigtabular, which draws the validation rows by itself"
+    import dask.dataframe as dd
+    from bigtabular.core import DaskCategorify, DaskFillMissing, DaskNormalize, DaskRegressionBlock, RandomTrainMask
+    from bigtabular.data import DaskDataLoaders
+    cats, conts = names(columns)
+    return DaskDataLoaders.from_ddf(
+        dd.read_parquet(path), procs=[DaskCategorify, DaskFillMissing, DaskNormalize], cat_names=cats, cont_names=conts,
+        y_names=['y'], y_block=DaskRegressionBlock(), train_mask_func=RandomTrainMask(.9, 0), bs=BS)
+
+
 def prepare(way, path, columns, part, seed=0):
     from fastai.tabular.all import Categorify, FillMissing, Normalize, RandomSplitter, TabularPandas
     cats, conts = names(columns)
@@ -74,6 +87,7 @@ def prepare(way, path, columns, part, seed=0):
         from dropconnect_tab.parquet import parquet_dls
         return parquet_dls(path, cats, conts, 'y', valid=.1, seed=seed, bs=BS, device='cpu',
                            limit=0 if way == 'mapped' else float('inf'), folder=Path(path).parent)
+    if way == 'bigtabular': return on_dask(path, columns)
     import pyarrow.dataset as pads
     df = pads.dataset(path).head(part).to_pandas()
     to = TabularPandas(df, [Categorify, FillMissing, Normalize], cats, conts, 'y', splits=RandomSplitter(.1, seed)(df))
@@ -81,12 +95,19 @@ def prepare(way, path, columns, part, seed=0):
     return to.dataloaders(bs=BS, device='cpu', dl_type=TabTensorDL if way == 'tensors' else None)
 
 
+def make_learner(way, dls):
+    if way == 'bigtabular':
+        from bigtabular.learner import dask_learner
+        return dask_learner(dls)
+    from dropconnect_tab.learner import dropconnect_learner
+    return dropconnect_learner(dls)
+
+
 def measure(way, path, columns, part, fit_rows):
     "Print rows a second and memory, as JSON"
     from fastai.callback.core import Callback
     from fastai.callback.training import ShortEpochCallback
 
-    from dropconnect_tab.learner import dropconnect_learner
     peak, res = Peak(), {}
 
     def timed(name, f):
@@ -97,7 +118,7 @@ def measure(way, path, columns, part, fit_rows):
     def make():
         nonlocal dls
         dls = prepare(way, path, columns, part)
-        for o in dls.loaders: getattr(o, 'table', None)
+        for o in dls.loaders: way == 'bigtabular' or getattr(o, 'table', None)
         return sum(o.n for o in dls.loaders)
 
     class Count(Callback):
@@ -105,7 +126,7 @@ def measure(way, path, columns, part, fit_rows):
         def after_step(self): self.n += BS
 
     def fit():
-        learn, count = dropconnect_learner(dls), Count()
+        learn, count = make_learner(way, dls), Count()
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, cbs=[ShortEpochCallback(min(1., fit_rows/dls.train.n)), count])
         return count.n
@@ -119,7 +140,7 @@ def measure(way, path, columns, part, fit_rows):
 
 
 def main():
-    p = options(__doc__, folder=None, rows=5_000_000, columns=20, part=500_000, fit_rows=20_480)
+    p = options(__doc__, folder=None, rows=5_000_000, columns=20, part=500_000, dask_rows=50_000, fit_rows=20_480)
     p.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS))
     p.add_argument('--folder', type=Path, help="where the file is written; a temporary folder by default")
     args, lines = p.parse_args(), []
@@ -128,13 +149,17 @@ def main():
         write_rows(path, args.rows, args.columns)
         size = path.stat().st_size/1e9
         for way in args.ways:
-            o = apart(__file__, 'measure', way, path, args.columns, args.part, args.fit_rows)
+            source = path
+            if way == 'bigtabular':
+                if not find_spec('bigtabular'): continue
+                write_rows(source := Path(tmp)/'few.parquet', args.dask_rows, args.columns)
+            o = apart(__file__, 'measure', way, source, args.columns, args.part, args.fit_rows)
             lines.append([WAYS[way], *(f'{o[k]:,.0f}' for k in ('rows', 'prepared', 'epoch', 'trained')),
                           *(f'{o[k]:.1f}' for k in ('own', 'all', 'fit'))])
     head = (f"{args.rows:,} synthetic rows of {args.columns} columns in a file of {size:.2f} GB, {args.columns//2} of "
             f"them categorical; batches of {BS:,}; a tenth of the rows for validation; CPU, {machine()}. Rows a "
             f"second: prepared, in an epoch of the loader, and trained on, in a part of an epoch ({args.fit_rows:,} "
-            f"rows) of `dropconnect_learner` with its defaults. Peak memory of the process, PyTorch and fastai included: "
+            f"rows) of `dropconnect_learner` with its defaults (bigtabular: fastai's model). Peak memory of the process, PyTorch and fastai included: "
             f"before the training, without and with the files that it maps, and at its end.")
     table = markdown(['loaders', 'rows', 'prepared', 'loader', 'trained', 'memory, GB', 'with mapped files, GB',
                       'with training, GB'], lines)

@@ -804,6 +804,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'dropconnect_tab.interpret._all_rows': ( 'interpret.html#_all_rows',
                                                                                     'dropconnect_tab/interpret.py'),
                                            'dropconnect_tab.interpret._axes': ('interpret.html#_axes', 'dropconnect_tab/interpret.py'),
+                                           'dropconnect_tab.interpret._draw_rows': ( 'interpret.html#_draw_rows',
+                                                                                     'dropconnect_tab/interpret.py'),
                                            'dropconnect_tab.interpret._flag': ('interpret.html#_flag', 'dropconnect_tab/interpret.py'),
                                            'dropconnect_tab.interpret._grid': ('interpret.html#_grid', 'dropconnect_tab/interpret.py'),
                                            'dropconnect_tab.interpret._mark_columns': ( 'interpret.html#_mark_columns',

@@ -160,12 +160,20 @@ def plot_members(self:Learner,
     return axs
 
 # %% ../nbs/15_interpret.ipynb #fa110002
-def _all_rows(learn, ds_idx, dl):
-    "Inputs, and targets with all that comes with them, of all rows: tensors on the model's device"
+def _draw_rows(dl, max_rows, rng):
+    "`dl` with `max_rows` of its rows, drawn at random"
+    seed = int(torch.randint(2**62, (), generator=rng))
+    rows = np.sort(np.random.default_rng(seed).choice(dl.n, max_rows, replace=False))
+    dl.get_idxs = lambda: rows
+
+def _all_rows(learn, ds_idx, dl, max_rows=None, rng=None):
+    "Inputs, and targets with all that comes with them, of at most `max_rows` rows: tensors on the model's device"
     if dl is None: dl = learn.dls.loaders[ds_idx] if ds_idx < len(learn.dls.loaders) else None
     if dl is None or dl.n == 0: raise ValueError(
         f"ds_idx={ds_idx!r}: there are no such rows: give dl=learn.dls.test_dl(df, with_labels=True), or ds_idx=0")
-    batch = [torch.cat(o) for o in zip(*dl.new(shuffle=False, drop_last=False))]
+    dl = dl.new(shuffle=False, drop_last=False)
+    if max_rows is not None and max_rows < dl.n: _draw_rows(dl, max_rows, rng)
+    batch = [torch.cat(o) for o in zip(*dl)]
     batch,n_inp = to_device(batch, next(learn.model.parameters()).device),learn.dls.n_inp
     return batch[:n_inp],batch[n_inp:]
 
@@ -196,8 +204,9 @@ def _replaced_columns(learn, xb, values):
 
 def _flag(learn, column):
     "The column that marks missing values of the continuous `column`, in a list; an empty one if there is none"
-    found = column in learn.dls.cont_names and f'{column}_na' in learn.dls.cat_names
-    return [f'{column}_na'] if found else []
+    name = f'{column}_na'
+    found = column in learn.dls.cont_names and name in learn.dls.cat_names
+    return [name] if found and {*learn.dls.classes[name]} <= {'#na#',False,True} else []
 
 # %% ../nbs/15_interpret.ipynb #fa110004
 def _shuffle_groups(learn, groups):
@@ -215,13 +224,14 @@ def feature_importance(self:Learner,
     n_repeats:int=5, # Times that each column is shuffled
     groups:dict=None, # Name → columns to shuffle together; other columns are shuffled one by one
     seed:int=None, # Seed of the shuffles; the global generator is left as it was. None: use the global generator
+    max_rows:int=None, # Rows to use at most, drawn at random; None: all
 ) -> pd.DataFrame: # By column, the most important first: mean increase of the loss, and its std over repeats
     "How much the loss increases when a column is shuffled among the rows (permutation importance)"
     check_whole('n_repeats', n_repeats, 1)
-    groups = _shuffle_groups(self, groups)
-    xb,yb = _all_rows(self, ds_idx, dl)
+    if max_rows is not None: check_whole('max_rows', max_rows, 2, 'a number of rows')
+    groups,rng = _shuffle_groups(self, groups),None if seed is None else torch.Generator().manual_seed(seed)
+    xb,yb = _all_rows(self, ds_idx, dl, max_rows, rng)
     if not yb: raise ValueError("these rows have no targets, and so no loss: give the loader with_labels=True")
-    rng = None if seed is None else torch.Generator().manual_seed(seed)
     def loss(): return float(self.loss_func(_outputs(self, xb), *yb).mean())
     def shuffled(columns):
         order = torch.randperm(len(xb[0]), generator=rng).to(xb[0].device)
@@ -267,8 +277,11 @@ def partial_dependence(self:Learner,
     "How the mean prediction changes with a column, while all other columns stay as they are"
     check_whole('n_points', n_points, 2)
     (i,j),(xb,_) = _place(self, column),_all_rows(self, ds_idx, dl)
-    inputs,values = _grid(self, column, xb[i][:,j], n_points)
-    present = {o:list(self.dls.classes[o]).index(False) for o in _flag(self, column)}
+    present,known = {o:list(self.dls.classes[o]).index(False) for o in _flag(self, column)},slice(None)
+    for o,code in present.items():
+        marks = xb[0][:,_place(self, o)[1]]
+        if (marks == code).any(): known = marks == code
+    inputs,values = _grid(self, column, xb[i][known,j], n_points)
     act = getcallable(self.loss_func, 'activation')
     def mean(o):
         with _replaced_columns(self, xb, {column:o, **present}): return act(_outputs(self, xb)).mean(0).cpu().numpy()

@@ -1,14 +1,17 @@
-"Two processes, gloo: `learn.distrib_ctx` keeps masks and weights equal."
+"""Two and three processes, gloo: `learn.distrib_ctx` keeps masks and weights equal, also where rows do not divide, and
+after a training is resumed"""
 import os
 import socket
 import traceback
 
 import pytest
 import torch
+from fastai.callback.core import Callback
+from fastai.metrics import rmse
 from fastai.tabular.all import tabular_learner
 from helpers import fork_server, make_dls, plain_learner
 
-from dropconnect_tab.all import DropConnectCallback
+from dropconnect_tab.all import DropConnectCallback, TabTensorDL, dropconnect_learner
 from dropconnect_tab.masks import find_linears, unwrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('serial')]
@@ -21,26 +24,44 @@ def make(door, mask, seed, dls):
     return tabular_learner(dls, layers=layers, cbs=DropConnectCallback(.5, mask, seed=seed))
 
 
-def worker(rank, port, out, *args):
-    os.environ.update(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
+def worker(job, rank, n, port, out, *args):
+    os.environ.update(WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
     status = 1
     try:
-        train(rank, out, *args)
+        without_a_gpu()
+        torch.save(job(rank, out, *args), out/f'{rank}.pth')
         status = 0
     except Exception: (out/f'{rank}.txt').write_text(traceback.format_exc())
     finally: os._exit(status)  # gloo's threads may abort a process that ends while its peer is still there
 
 
-def train(rank, out, door, mask, seed):
+def without_a_gpu():
+    "fastai sends the order of rows through a GPU, as nccl needs it; gloo does without"
     from fastai.distributed import DistributedDL
-    from fastai.learner import Callback
-    # fastai sends the order of rows through a GPU, as nccl needs it; gloo does without
     def broadcast(self, t, rank):
         t = torch.as_tensor(t)
         torch.distributed.broadcast(t, rank)
         return t.tolist()
     DistributedDL._broadcast = broadcast
 
+
+def in_processes(job, n, out, *args):
+    "What `job` returns in each of `n` processes"
+    pytest.importorskip('accelerate')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    procs = [fork_server().Process(target=worker, args=(job, r, n, port, out, *args)) for r in range(n)]
+    for p in procs: p.start()
+    try:
+        for p in procs: p.join(300)
+    finally:
+        for p in procs: p.kill()
+    assert [p.exitcode for p in procs] == [0]*n, '\n'.join(o.read_text() for o in out.glob('*.txt'))
+    return [torch.load(out/f'{r}.pth') for r in range(n)]
+
+
+def train(rank, out, door, mask, seed):
     class First(Callback):
         "The net of the first training batch, after DistributedDataParallel has wrapped it"
         order = 100
@@ -54,7 +75,7 @@ def train(rank, out, door, mask, seed):
     learn = make(door, mask, seed, make_dls(path=out))
     first = First()
     with learn.distrib_ctx(sync_bn=False, cpu=True), learn.no_bar(): learn.fit(2, cbs=first)
-    torch.save(dict(first=first.weights, last=grab(learn.model)), out/f'{rank}.pth')
+    return dict(first=first.weights, last=grab(learn.model))
 
 
 def grab(model): return {n: l.weight.detach().clone() for n, l in find_linears(model).items()}
@@ -63,18 +84,7 @@ def grab(model): return {n: l.weight.detach().clone() for n, l in find_linears(m
 @pytest.mark.parametrize('door, mask, seed', [('model', 'trainable', None), ('model', 'frozen', 7),
                                               ('callback', 'trainable', 7), ('callback', 'frozen', None)])
 def test_two_processes(door, mask, seed, tmp_path):
-    pytest.importorskip('accelerate')
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    procs = [fork_server().Process(target=worker, args=(r, port, tmp_path, door, mask, seed)) for r in range(2)]
-    for p in procs: p.start()
-    try:
-        for p in procs: p.join(300)
-    finally:
-        for p in procs: p.kill()
-    assert [p.exitcode for p in procs] == [0, 0], '\n'.join(o.read_text() for o in tmp_path.glob('*.txt'))
-    a, b = (torch.load(tmp_path/f'{r}.pth') for r in range(2))
+    a, b = in_processes(train, 2, tmp_path, door, mask, seed)
     for when in ('first', 'last'): assert all(torch.equal(a[when][n], b[when][n]) for n in a[when])
     for n in list(a['first'])[:-1]:
         dropped = a['first'][n] == 0
@@ -86,3 +96,43 @@ def test_two_processes(door, mask, seed, tmp_path):
         with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=0.)
         keeps = learn.model.weight_masks.keeps
         assert all(torch.equal(a['first'][n] != 0, keeps[n]) for n in keeps)
+
+
+class Rows(Callback):
+    "The training rows of the first epoch, by their continuous columns"
+    def before_fit(self): self.rows = []
+    def before_batch(self):
+        if self.training and self.epoch == 0: self.rows += map(tuple, self.xb[1].tolist())
+
+
+def uneven(rank, out):
+    "328 training rows and 82 validation rows; a training that is interrupted after the first epoch, and another one resumed"
+    torch.manual_seed(rank)
+    def learner(): return dropconnect_learner(make_dls(n=410, bs=32, path=out, dl_type=TabTensorDL), layers=[20, 10],
+                                              members=3, mask='frozen', n_bins=0, metrics=rmse)
+    first, rows = learner(), Rows()
+    with first.distrib_ctx(sync_bn=False, cpu=True), first.no_bar():
+        first.fit(1, cbs=rows)
+        first.save('net')  # in the first process
+        torch.distributed.barrier()
+        again = learner().load('net')
+        with again.distrib_ctx(sync_bn=False, cpu=True), again.no_bar(): again.fit(2, start_epoch=1)
+    together = again.recorder.values[-1][2]
+    os.environ['WORLD_SIZE'] = '1'  # fastai gathers the predictions of all processes else
+    with again.no_bar(): preds, targs = again.get_preds()
+    return dict(rows=rows.rows, first=grab(first.model), again=grab(again.model), rmse=together,
+                alone=float((preds-targs).square().mean().sqrt()), files=len([*out.glob('models/*')]))
+
+
+def test_three_processes_whose_rows_do_not_divide(tmp_path):
+    found = in_processes(uneven, 3, tmp_path)
+    a = found[0]
+    for b in found[1:]:
+        for when in ('first', 'again'): assert all(torch.equal(a[when][n], b[when][n]) for n in a[when])
+    # Each has a third of the rows, of which two are there twice, and of these the whole batches
+    assert [len(o['rows']) for o in found] == [96]*3 and len({r for o in found for r in o['rows']}) >= 3*96-2
+    assert a['rmse'] == pytest.approx(a['alone'], abs=1e-5) and {o['rmse'] for o in found} == {a['rmse']}
+    assert a['files'] == 1
+    for n in list(a['first'])[:-1]:
+        assert torch.equal(a['first'][n] == 0, a['again'][n] == 0) and (a['first'][n] == 0).any()
+        assert not torch.equal(a['first'][n], a['again'][n])

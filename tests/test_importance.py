@@ -24,9 +24,11 @@ def trained(dls, **kwargs):
     return learn
 
 
-def gappy_dls(**kwargs):
+def gappy_dls(gap=0., **kwargs):
+    "Every seventh size is missing, which adds `gap` to the price"
     df = make_df(400)
     df.loc[::7, 'size'] = np.nan
+    df['price'] += gap*df['size'].isna()
     to = TabularPandas(df, [Categorify, FillMissing, Normalize], ['shop', 'day'], ['size', 'age'], 'price',
                        RegressionBlock(), [list(range(320)), list(range(320, 400))])
     return df, to.dataloaders(bs=64, device='cpu', **kwargs)
@@ -73,6 +75,37 @@ def test_importance_is_the_same_with_each_loader():
     assert np.allclose(again.loc[train.index], train, atol=1e-5)
 
 
+@pytest.mark.parametrize('make', [lambda dls: dls, fast_dls], ids=['fastai', 'tensors'])
+def test_importance_of_some_rows(make):
+    learn, inputs, targs = trained(make(make_dls(bs=33))), [], []
+    learn.model.register_forward_pre_hook(lambda _, args: inputs.append(args[1].clone()))
+    loss = learn.loss_func
+    learn.loss_func = lambda pred, y: (targs.append(y), loss(pred, y))[1]
+    def rows(max_rows, seed=0):
+        inputs.clear(), targs.clear()
+        found = learn.feature_importance(n_repeats=1, seed=seed, max_rows=max_rows)
+        assert [*map(len, inputs)] == [min(max_rows, 80)]*5  # as they are, and with each of four columns shuffled
+        return found, [*map(tuple, torch.cat([inputs[0], targs[0]], 1).tolist())]
+    found, every = rows(1000)
+    assert found.equals(learn.feature_importance(n_repeats=1, seed=0)) and len({*every}) == 80
+    found, some = rows(50)
+    assert len({*some}) == 50 and {*some} < {*every} and some != every[:50]
+    assert found.equals(rows(50)[0]) and rows(50, 1)[1] != some
+
+
+def test_importance_of_rows_in_files_reads_those_alone(tmp_path):
+    pytest.importorskip('pyarrow')
+    from dropconnect_tab.parquet import parquet_dls
+    make_df(4000).to_parquet(tmp_path/'rows.parquet')
+    dls = parquet_dls(tmp_path/'rows.parquet', ['shop'], ['size', 'age'], 'price', valid=.5, seed=0, limit=0, bs=64,
+                      folder=tmp_path, device='cpu')
+    learn, read, make = trained(dls), [], type(dls.valid).create_batches
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(type(dls.valid), 'create_batches', lambda self, samps: (read.append(len(samps)), make(self, samps))[1])
+        found = learn.feature_importance(max_rows=100, seed=0)
+    assert read == [100] and found.index[0] == 'size'
+
+
 def test_groups_and_flags_are_shuffled_together():
     learn = trained(gappy_dls()[1])
     assert list(learn.dls.cat_names) == ['shop', 'day', 'size_na']
@@ -83,6 +116,26 @@ def test_groups_and_flags_are_shuffled_together():
     assert {*alone.index} == {'shop', 'day', 'size', 'age', 'flag'}
     everything = learn.feature_importance(groups={'all': ['shop', 'day', 'size', 'age']})
     assert everything.shape == (1, 2) and everything.importance['all'] > 0
+
+
+@pytest.mark.parametrize('loader', [{}, dict(dl_type=TabTensorDL)], ids=['fastai', 'tensors'])
+def test_missing_values_are_shuffled_with_their_column(loader):
+    df, dls = gappy_dls(gap=3., **loader)
+    learn, rows = trained(dls), df[320:].copy()
+    found = learn.feature_importance(n_repeats=1, seed=1, groups={'size': 'size', 'flag': 'size_na'})
+    base = validate(learn, dls.test_dl(rows, with_labels=True))
+    rows['size'] = rows['size'].to_numpy()[torch.randperm(80, generator=torch.Generator().manual_seed(1))]
+    assert found.importance['size'] == pytest.approx(validate(learn, dls.test_dl(rows, with_labels=True))-base, abs=1e-5)
+    assert found.importance['flag'] > .1  # alone, where the group says so
+
+
+def test_a_column_that_is_called_like_a_flag():
+    df = make_df(200).rename(columns={'shop': 'size_na'})
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['size_na', 'day'],
+                                     cont_names=['size', 'age'], y_names='price', bs=64, device='cpu')
+    learn = trained(dls)
+    assert {*learn.feature_importance(n_repeats=1).index} == {'size_na', 'day', 'size', 'age'}
+    assert len(learn.partial_dependence('size', n_points=4)) == 4
 
 
 def test_one_permutation_keeps_a_group_together():
@@ -139,6 +192,7 @@ def test_what_cannot_be_asked():
     for ask in (lambda: learn.partial_dependence('colour'), lambda: learn.feature_importance(groups={'a': ['colour']})):
         with pytest.raises(ValueError, match="'colour' is unknown: choose one of 'shop', 'day', 'size', 'age'"): ask()
     with pytest.raises(ValueError, match='n_repeats=0'): learn.feature_importance(n_repeats=0)
+    with pytest.raises(ValueError, match='max_rows=1: give a number of rows, 2 or more'): learn.feature_importance(max_rows=1)
     with pytest.raises(ValueError, match='n_points=1'): learn.partial_dependence('size', n_points=1)
     with pytest.raises(ValueError, match='no targets.*with_labels=True'):
         learn.feature_importance(dl=learn.dls.test_dl(make_df()[:9].drop(columns='price')))
@@ -159,8 +213,9 @@ def test_partial_dependence_is_the_mean_prediction(loader):
         assert list(found) == ['price'] and found.index.name == column
         for value, pred in found.price.items(): assert pred == pytest.approx(mean(**{column: value}), abs=1e-4)
     assert sorted(learn.partial_dependence('shop').index) == list('abcdef')
-    ends = learn.partial_dependence('age', n_points=3).index
-    assert np.allclose(ends, [rows.age.min(), rows.age.median(), rows.age.max()], atol=1e-5)
+    for column in ('age', 'size'):  # of those that are not missing
+        grid = learn.partial_dependence(column, n_points=5).index
+        assert np.allclose(grid, rows[column].quantile(np.linspace(0, 1, 5)), atol=1e-5)
 
 
 def test_plots():
@@ -190,3 +245,16 @@ def test_estimators(cls):
     ours = ours.iloc[:, -1][sorted(ours.index)]
     assert np.allclose(shown.pd_results[1]['average'][0], ours, atol=1e-4)
     plt.close('all')
+
+
+@pytest.mark.parametrize('cls', [DropConnectRegressor, DropConnectClassifier])
+def test_missing_values_of_estimators(cls):
+    "To shuffle inputs of the net is to shuffle the column: what is missing is shuffled with it"
+    df = gappy_dls(gap=3.)[0]
+    X, y = df[['shop', 'size', 'age']], df.price if cls is DropConnectRegressor else df.price > 1
+    est = cls(n_epoch=8, layers=[20], members=2, n_bins=0, ps=0., lr=.05, random_state=0).fit(X, y)
+    found = est.learner_.feature_importance(0, n_repeats=20, seed=0)
+    assert 'size_na' in est.learner_.dls.cat_names and {*found.index} == {*X}
+    measure = 'neg_mean_squared_error' if cls is DropConnectRegressor else 'neg_log_loss'
+    theirs = permutation_importance(est, X, y, n_repeats=20, random_state=0, scoring=measure)
+    assert found.importance['size'] == pytest.approx(theirs.importances_mean[1], rel=.1)

@@ -130,8 +130,8 @@ def test_examples_of_the_questions(tmp_path, monkeypatch):
 
 
 RECIPES = re.split(r'^## ', read('recipes'), flags=re.M)[1:]
-NEEDS = {'Optuna': 'optuna', 'AutoGluon': 'autogluon.tabular', 'dask': 'distributed', '100 million': 'pyarrow',
-         'TensorBoard': 'tensorboard', 'Weights': 'wandb', 'SHAP': 'shap'}
+NEEDS = {'Optuna': 'optuna', 'AutoGluon': 'autogluon.tabular', 'dask': 'distributed', 'Ray': 'ray', '100 million': 'pyarrow',
+         'TensorBoard': 'tensorboard', 'Weights': 'wandb', 'MLflow': 'mlflow', 'SHAP': 'shap'}
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda o: o.splitlines()[0])

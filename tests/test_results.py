@@ -269,6 +269,19 @@ def test_the_table_of_autogluon_comes_from_its_runs(said_by):
     assert said_by('through_autogluon')['autogluon_table'](out) == (out/'autogluon.md').read_text()
 
 
+def test_what_is_said_of_a_search(said_by):
+    out, said = root/'results'/'tune', said_by('tune')
+    assert said['tune_table'](out) == (out/'tune.md').read_text()
+    lines = read_jsonl(out/'runs.jsonl')
+    searches = [o['trials'] for o in lines if 'trials' in o]
+    assert [o[0]['params'] for o in searches] == [said['DEFAULTS']]*3 and [*map(len, searches)] == [16]*3
+    assert sum(t['pruned'] for o in searches for t in o) == 21
+    valid = [100*(1-said['best'](o)['error']/o[0]['error']) for o in searches]
+    mean = pd.DataFrame([o for o in lines if 'error' in o]).pivot_table(index='search', columns='settings', values='error')
+    test = 100*(1-mean.best/mean.defaults)
+    assert (round(max(valid), 1), round(test.min(), 1), round(test.max(), 1), round(test.mean(), 1)) == (6., .4, 1.6, 1.2)
+
+
 @pytest.mark.parametrize('folder', ['epochs', 'epochs/dropout'])
 def test_what_is_said_of_epochs(said_by, folder):
     out = root/'results'/folder
