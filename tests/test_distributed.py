@@ -1,5 +1,5 @@
 """Two and three processes, gloo: `learn.distrib_ctx` keeps masks and weights equal, also where rows do not divide, and
-after a training is resumed"""
+after a training is resumed, and each member leaves out the same rows"""
 import os
 import socket
 import traceback
@@ -8,11 +8,12 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.metrics import rmse
-from fastai.tabular.all import tabular_learner
+from fastai.tabular.all import set_seed, tabular_learner
 from helpers import fork_server, make_dls, plain_learner
 
 from dropconnect_tab.all import DropConnectCallback, TabTensorDL, dropconnect_learner
 from dropconnect_tab.masks import find_linears, unwrap
+from dropconnect_tab.members import no_average
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('serial')]
 
@@ -136,3 +137,28 @@ def test_three_processes_whose_rows_do_not_divide(tmp_path):
     for n in list(a['first'])[:-1]:
         assert torch.equal(a['first'][n] == 0, a['again'][n] == 0) and (a['first'][n] == 0).any()
         assert not torch.equal(a['first'][n], a['again'][n])
+
+
+def left_out(rank, out):
+    "Outputs of members for the training rows, after a training with the targets as they are and with others; who left what"
+    res = []
+    for change in (False, True):
+        set_seed(0, reproducible=True)  # the loader draws the seed of its order
+        dls = make_dls(n=410, bs=32, path=out, dl_type=TabTensorDL)
+        learn = dropconnect_learner(dls, layers=[20], members=4, oob=1., oob_members=1, n_bins=0, y_scale=([0.], [1.]),
+                                    seed=0)
+        batches = list(dls.train.new(shuffle=False, drop_last=False))
+        left = torch.cat([learn.model.leave_out(*o[:2]) for o in batches])
+        if change: dls.train_ds.items.loc[left[:, 1].numpy(), 'price'] = 100.
+        with learn.distrib_ctx(sync_bn=False, cpu=True), learn.no_bar(): learn.fit_one_cycle(2, 1e-2)
+        with no_average(learn.model.eval()), torch.no_grad(): res.append(torch.cat([learn.model(*o[:2]) for o in batches]))
+    with learn.no_bar(): return *res, left, learn.oob_preds()[0]
+
+
+def test_three_processes_leave_out_the_same_rows(tmp_path):
+    found = in_processes(left_out, 3, tmp_path)
+    a, b, left, preds = found[0]
+    for o in found[1:]: assert torch.equal(o[2], left) and torch.equal(o[0], a) and torch.equal(o[1], b)
+    assert (left.sum(1) == 1).all() and torch.allclose(preds[:, 0], b[..., 0][left])
+    assert torch.equal(a[:, 1], b[:, 1])  # the other targets were those of rows that it left out
+    assert all(not torch.equal(a[:, i], b[:, i]) for i in (0, 2, 3))
