@@ -99,10 +99,11 @@ def summary(ratio):
     rows = []
     for name, x in ratio.drop(columns='default').items():
         x = x.dropna()
-        rows.append([name, *(percent(gmean(o)) for o in (x, x[::2], x[1::2])), (x < .995).sum(), (x > 1.005).sum(),
+        means = [percent(gmean(o)) if len(o) else '' for o in (x, x[::2], x[1::2])]
+        rows.append([name, len(x), *means, (x < .995).sum(), (x > 1.005).sum(),
                      f'{percent(x.max())} ({x.idxmax()})', f'{percent(x.min())} ({x.idxmin()})'])
-    return markdown(['instead of the default', 'geometric mean', 'half', 'other half', 'lower by .5%', 'higher by .5%',
-                     'worst', 'best'], rows)
+    return markdown(['instead of the default', 'datasets', 'geometric mean', 'half', 'other half', 'lower by .5%',
+                     'higher by .5%', 'worst', 'best'], rows)
 
 
 def levers_table(out):
