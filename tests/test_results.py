@@ -468,3 +468,21 @@ def test_what_is_said_of_levers(said_by):
     assert dense['logloss'].max().round(2) == dense['logloss']['wine'].round(2) == 1.21
     for o in ('rmse', 'logloss'):
         assert abs(np.log(said['ratios'](runs, o)['8 columns a neuron']).mean()) < .005
+
+
+def test_what_is_said_of_out_of_bag_rows():
+    "In docs/uncertainty.md"
+    runs = pd.DataFrame(read_jsonl(root/'results'/'oob'/'runs.jsonl')).drop(columns='ways')
+    mean = runs.groupby(['variant', 'dataset']).mean(numeric_only=True)
+    off, half = mean.loc['off'], mean.loc['1/2 by 2']
+    cost, calibrated = (half[o]/off.loss for o in ('loss', 'calibrated'))
+    assert (len(cost), runs.seed.nunique()) == (16, 3) and cost.idxmax() == 'chess'
+    assert [round(float(o), 3) for o in (np.exp(np.log(cost).mean()), cost.max())] == [1.011, 1.063]
+    assert round(float(np.exp(np.log(calibrated.dropna()).mean())), 3) == .993
+    covered = half.coverage.dropna()
+    assert round(covered.pop('bike'), 2) == .86 and len(covered) == 5
+    assert (round(covered.min(), 2), round(covered.max(), 2)) == (.89, .92)
+    off_by = (half.oob/half.loss-1).drop('bike')
+    assert round(float(off_by.abs().median()), 2) == .04
+    assert (round(off_by['chess'], 2), round(off_by['optdigits'], 2)) == (.66, .28)
+    for o in read_jsonl(root/'results'/'oob'/'epochs.jsonl'): assert o['1/2 by 2'] < o['off']
