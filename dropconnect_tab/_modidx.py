@@ -199,6 +199,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'dropconnect_tab/bench/many.py'),
                                             'dropconnect_tab.bench.many._markdown': ( 'bench/many.html#_markdown',
                                                                                       'dropconnect_tab/bench/many.py'),
+                                            'dropconnect_tab.bench.many._name_points': ( 'bench/many.html#_name_points',
+                                                                                         'dropconnect_tab/bench/many.py'),
                                             'dropconnect_tab.bench.many._ratio': ( 'bench/many.html#_ratio',
                                                                                    'dropconnect_tab/bench/many.py'),
                                             'dropconnect_tab.bench.many._row': ('bench/many.html#_row', 'dropconnect_tab/bench/many.py'),

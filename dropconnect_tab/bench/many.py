@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from matplotlib.transforms import Bbox
 from scipy.stats import friedmanchisquare, studentized_range
 
 from .files import write_whole
@@ -164,21 +165,36 @@ def error_and_time(
 # %% ../../nbs/bench/08_many.ipynb #e5a40028
 _MARKERS = 'os^D'
 
+_BESIDE = ((7,0),'left'), ((-7,0),'right'), ((7,9),'left'), ((7,-9),'left'), ((-7,9),'right'), ((-7,-9),'right')
+
+def _name_points(ax, points):
+    "Write the name of each point, (x, y, name), beside it: within the axes and over nothing else, where there is room"
+    ax.figure.draw_without_rendering()  # from here on axes stay where they are
+    taken = [Bbox([ax.transData.transform(o[:2])-4, ax.transData.transform(o[:2])+4]) for o in points]
+    def fits(box): return ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 and not any(box.overlaps(o) for o in taken)
+    for x,y,name in points:
+        def write(offset, ha):
+            return ax.annotate(name, (x,y), offset, textcoords='offset points', va='center', ha=ha, fontsize=9)
+        for o in _BESIDE:
+            text = write(*o)
+            if fits(text.get_window_extent()): break
+            text.remove()
+        else: text = write(*_BESIDE[0])
+        taken.append(text.get_window_extent())
+
 def plot_error_time(
     runs:pd.DataFrame, # From `read_many`
     base:str='fastai', # As for `error_and_time`
     title:str='', # Title of the plot
 ):
     "Error over the best against fit time over that of `base`, on log axes: a marker for each number of threads"
-    n,far = runs.dataset.nunique(),error_and_time(runs, base).time.max()**.5
+    n,points = runs.dataset.nunique(),[]
     fig,ax = plt.subplots(figsize=(7.5,5), layout='constrained')
     ax.set(title=title, xlabel=f'fit time / fit time of {base}', ylabel='error / error of the best method')
     for (threads,some),marker in zip(runs.groupby('threads'), _MARKERS):
         for name,o in error_and_time(some, base).iterrows():
             ax.plot(o.time, o.error, marker, color='tab:blue')
-            ax.annotate(name if o.datasets==n else f'{name} ({o.datasets:.0f} of {n})', (o.time,o.error),
-                        xytext=(-7 if o.time>far else 7, 0), textcoords='offset points', va='center', fontsize=9,
-                        ha='right' if o.time>far else 'left')  # names stay inside
+            points.append((o.time, o.error, name if o.datasets==n else f'{name} ({o.datasets:.0f} of {n})'))
         ax.plot([], [], marker, color='tab:blue', label=f"{threads} thread{'s' if threads>1 else ''}")
     ax.set(xscale='log', yscale='log')
     ax.margins(.2)
@@ -186,6 +202,7 @@ def plot_error_time(
     ax.xaxis.set_major_formatter('{x:g}')
     ax.grid(which='both', alpha=.3)
     if runs.threads.nunique() > 1: ax.legend(frameon=False)
+    _name_points(ax, points)
     return fig
 
 # %% ../../nbs/bench/08_many.ipynb #e5a40031
