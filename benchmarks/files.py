@@ -37,6 +37,11 @@ def markdown(head, rows):
     return ['| '+' | '.join(map(str, o))+' |' for o in (head, ['---']*len(head), *rows)] + ['']
 
 
+def percent(v, of=1):
+    "How much higher or lower than `of`; empty for NaN"
+    return f'{100*(v/of-1):+.1f}%' if v == v else ''
+
+
 def write_page(text, file=None):
     "Print a page, and write it"
     print(text)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastai.tabular.all import set_seed, tabular_learner
-from files import at_most, markdown, options, side_by_side, write_study
+from files import at_most, markdown, options, percent, side_by_side, write_study
 from scipy.stats import gmean
 from thirty import DATASETS, load, usual_epochs
 
@@ -89,9 +89,6 @@ def ratios(runs, measure, base='default'):
     error = runs.pivot_table(index='dataset', columns='variant', values=measure).dropna(how='all')
     error = error.loc[sorted(error.index, key=DATASETS.index), [o for o in VARIANTS if o in error]]
     return error.div(error[base], axis=0)
-
-
-def percent(v): return f'{100*(v-1):+.1f}%' if v == v else ''
 
 
 def summary(ratio):

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 from fastai.tabular.all import *
-from files import at_most, interleaved, markdown, once, options, split_again, write_study
+from files import at_most, interleaved, markdown, once, options, percent, split_again, write_study
 from scipy.stats import gmean
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
@@ -139,9 +139,6 @@ def epoch_seconds(dataset):
     return interleaved({k: epoch(**VARIANTS[k]) for k in TIMED}, 7)
 
 
-def percent(v, of): return f'{100*(v/of-1):+.1f}%' if v == v else ''
-
-
 def number(v): return f'{v:.3f}' if v == v else ''
 
 
@@ -168,9 +165,9 @@ def summary_table(runs):
                                                                  ('oob', 'as_many', o)))
         calibrated = (mean.calibrated[o]/mean.loss.off).dropna()
         def within(x): return f'{(abs(x-1) <= .03).sum()} of {len(x)}'
-        rows.append([o, percent(gmean(cost), 1), percent(cost.max(), 1), within(near), within(fair),
-                     percent(gmean(calibrated), 1) if len(calibrated) else '',
-                     percent(calibrated.max(), 1) if len(calibrated) else ''])
+        rows.append([o, percent(gmean(cost)), percent(cost.max()), within(near), within(fair),
+                     percent(gmean(calibrated)) if len(calibrated) else '',
+                     percent(calibrated.max()) if len(calibrated) else ''])
     return markdown(['left out', 'loss over off, geometric mean', 'worst', 'out-of-bag loss within 3% of the test\'s',
                      'within 3% of that of as many members', 'calibrated over off, geometric mean', 'worst'], rows)
 
@@ -181,7 +178,7 @@ def ways_table(runs):
     if not len(some): return []
     ways = pd.DataFrame(list(some.ways), index=pd.MultiIndex.from_frame(some[['variant', 'dataset']]))
     ratios = (mean := ways.groupby(level=[0, 1], sort=False).mean()).div(mean['none'], axis=0).drop(columns='none')
-    rows = [[v, o, percent(gmean(x[o].dropna()), 1), percent(x[o].max(), 1), x[o].idxmax()[1]]
+    rows = [[v, o, percent(gmean(x[o].dropna())), percent(x[o].max()), x[o].idxmax()[1]]
             for v, x in ratios.groupby(level=0, sort=False) for o in ratios]
     return markdown(['left out', 'temperature', 'log loss over none, geometric mean', 'worst', 'on'], rows)
 

@@ -152,13 +152,12 @@ class FoldedNet(nn.Module):
         shift = torch.zeros_like(scale)
         if model.bn_cont is not None and model.n_cont:
             scale[:,model.n_emb::width],shift[:,model.n_emb::width] = _affine(model.bn_cont)
-        if (cont_scale := getattr(model, 'cont_scale', None)) and cont_scale.weight is not None:
-            weight = cont_scale.weight.repeat_interleave(width)
-            scale[:,model.n_emb:],shift[:,model.n_emb:] = weight*scale[:,model.n_emb:],weight*shift[:,model.n_emb:]
+        if (sparse := getattr(model, '_sparse', None)) is not None:
+            for o in (scale,shift): o[:,model.n_emb:] *= sparse.repeat_interleave(width)
         layers = _leaves(model.layers) + ([y_scale] if y_scale else [])
         (weight,bias),*rest = _fold_layers(layers, k, scale, shift)
         if sum(e.num_embeddings for e in model.embeds)*bias.numel() > MAX_LOOKUP: raise _CannotFold
-        self.members,self.cont_scale = k,copy.deepcopy(cont_scale)
+        self.members,self.cont_scale = k,copy.deepcopy(getattr(model, 'cont_scale', None))
         self.register_buffer('temperature', copy.deepcopy(getattr(model, 'temperature', None)))
         self.first = _LookUp(model, weight, bias)
         self.rest = nn.Sequential(*(_MemberMaps(*o) if isinstance(o, tuple) else o for o in rest))

@@ -29,7 +29,7 @@ WORDS = {
     r'(?:sparse|dense|masked|trainable|few-input|such a|same|best|other) starts?': 'initialization',
     r'(?:is|are|was|were|be|and|makes? \w+|mostly) level|level (?:with|on|for|there|elsewhere)': 'no significant difference',
     r'clearly(?: so)?|nothing clear|no clear difference': 'significant',
-    r'1/[\d.]+ (?:to 1/[\d.]+ )?of the time': 'times faster',
+    r'1/[\d.]+ (?:to 1/[\d.]+ )?of': 'times faster',
 }
 # Where such a word is the field's own
 ALLOWED = [r'(?:results|lookup|Markdown|database) tables?', r'tables? of (?:arguments|errors|results)', r'\[table\]',
