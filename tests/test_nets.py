@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from dropconnect_tab.all import (DropConnectCallback, DropConnectTabularModel, TabTensorDL, WeightMasks,
                                  dropconnect_config, dropconnect_learner, fast_dls, load_predictor)
-from dropconnect_tab.layers import MemberEmbedding, MemberLayers
+from dropconnect_tab.layers import MemberDropout, MemberEmbedding, MemberLayers
 from dropconnect_tab.masks import find_linears, unwrap
 
 layers = [12, 8]
@@ -264,6 +264,33 @@ def test_an_activation_gives_each_member_what_it_gives_a_single_net(act):
     net.train().average = False
     net(*rows_of(8)).square().mean().backward()
     assert all(o.grad is not None for o in net.parameters())
+
+
+@pytest.mark.parametrize('p', [.1, .5, .9])
+def test_members_drop_as_many_values_as_a_single_net_independently(p):
+    "A random integer decides on four values: neighbours have nothing in common, and all but the mean is 0 or scaled"
+    torch.manual_seed(0)
+    kept = MemberDropout(p)(torch.ones(2, 1, 40, 5001, dtype=torch.double))
+    assert set(kept.unique().tolist()) == {0, float(kept.max())} and abs(float(kept.max())*(1-p) - 1) < 1e-3
+    means = kept.ne(0).double().view(-1, 4).mean(0)
+    assert (means - (1-p)).abs().max() < .01
+    assert torch.corrcoef(kept.flatten()[:400_000].view(-1, 4).T).fill_diagonal_(0).abs().max() < .02
+
+
+@pytest.mark.parametrize('dtype', [torch.float, torch.bfloat16])
+@pytest.mark.parametrize('p, n', [(0, 5), (.3, 5), (1, 5), (.3, 0)])
+def test_dropout_of_members_at_its_limits(p, n, dtype):
+    x, layer = torch.ones(1, 3, n, dtype=dtype), MemberDropout(p)
+    assert layer(x).dtype == dtype and layer(x).shape == x.shape and layer(x).isfinite().all()
+    assert torch.equal(layer.eval()(x), x)
+    if p in (0, 1): assert (layer.train()(x) == 1-p).all()
+
+
+def test_the_net_of_a_member_has_a_plain_dropout():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Dropout(.3))
+    members = MemberLayers.from_layers(net, 2)
+    assert isinstance(members[1], MemberDropout)
+    assert repr(members.member(0)) == repr(net)
 
 
 def test_members_with_parameters_in_their_activations_do_not_share_them():

@@ -4,6 +4,7 @@ import ast
 import numpy as np
 import pytest
 from helpers import make_df, make_dls, root
+from torch import nn
 
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
@@ -29,8 +30,8 @@ def test_the_defaults_are_those_of_the_learner():
     with_defaults = dropconnect_learner(dls := make_dls(), **found, seed=0)
     without = dropconnect_learner(dls, seed=0)
     assert repr(with_defaults.model) == repr(without.model) and with_defaults.wd == without.wd and with_defaults.lr == without.lr
-    assert [o.p for o in with_defaults.model.modules() if type(o).__name__ == 'Dropout'] == [
-        o.p for o in without.model.modules() if type(o).__name__ == 'Dropout']
+    assert [o.p for o in with_defaults.model.modules() if isinstance(o, nn.Dropout)] == [
+        o.p for o in without.model.modules() if isinstance(o, nn.Dropout)]
 
 
 def test_the_search_begins_with_the_defaults_where_they_are_enqueued():
