@@ -1,8 +1,9 @@
 """How long should a model be trained, and with how much dropout? On slices of the training rows of thirty datasets.
 
 `one-cycle` is `dropconnect_learner` as it comes, for a number of epochs, with its own dropout or another. `estimator` is
-the estimator as it comes, which chooses the number of epochs by a tenth of its rows. Of datasets with more training rows
-than ROWS, so many are drawn at random. Results go to OUT/runs.jsonl, a line for each fit, and the table to
+the estimator as it comes, which chooses the number of epochs by a tenth of its rows. `out-of-bag` is the learner with
+oob=0.5, which trains as the estimator does, on all rows, and stops by those that members leave out. Of datasets with more
+training rows than ROWS, so many are drawn at random. Results go to OUT/runs.jsonl, a line for each fit, and the table to
 OUT/epochs.md. What is there is not repeated.
 
     python benchmarks/epochs.py FOLDER --out results/epochs
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastai.tabular.all import set_seed
+from fastai.tabular.all import Callback, set_seed
 from fastprogress.fastprogress import progress_bar
 from files import at_most, markdown, once, write_study
 from robust import constant
@@ -29,6 +30,7 @@ from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.data import batch_size
 from dropconnect_tab.learner import dropconnect_learner
+from dropconnect_tab.members import average_members
 
 warnings.filterwarnings('ignore')
 
@@ -54,10 +56,38 @@ def one_cycle(t, seed, epochs, ps):
         return learn.get_preds()[0].numpy()
 
 
-def fit(t, seed, epochs=None, ps=None):
+class ValidateOutOfBag(Callback):
+    "Validate each row by the members that leave it out: the loader for validation has the training rows, too"
+    def before_validate(self):
+        self.average = self.model.average
+        self.model.average = False
+
+    def after_pred(self):
+        if self.training: return
+        left, each = self.model.leave_out(*self.xb), self.model.leave_out.each
+        self.learn.pred = average_members(self.pred[left].view(-1, each, self.pred.shape[-1]), self.average)
+        self.learn.yb = tuple(o[left.any(1)] for o in self.yb)
+
+    def after_validate(self): self.model.average = self.average
+
+
+def stopped_out_of_bag(t, seed):
+    "Predictions for the slice by a learner that stops when the loss of out-of-bag rows no longer falls"
+    set_seed(seed, reproducible=True)
+    dls = dataset_dls(t, batch_size(len(t.train_idx)), 'cpu', 'tensors')
+    learn = dropconnect_learner(dls, seed=seed, oob=.5)
+    test, dls.loaders = dls.valid, [dls.train, dls.train.new(shuffle=False, drop_last=False, bs=1024)]
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_averaged(cbs=ValidateOutOfBag())
+        if t.classes: learn.calibrate()
+        return learn.get_preds(dl=test)[0].numpy()
+
+
+def fit(t, seed, epochs=None, ps=None, oob=False):
     "Error on the slice, that of the best constant, and seconds of the processor"
     begun = time.process_time()
-    pred = one_cycle(t, seed, epochs, ps) if epochs else fit_estimator(t, seed)['pred']
+    pred = one_cycle(t, seed, epochs, ps) if epochs else (
+        stopped_out_of_bag(t, seed) if oob else fit_estimator(t, seed)['pred'])
     seconds, y = time.process_time()-begun, t.targets(t.test_idx)
     measure = 'logloss' if t.classes else 'rmse'
     return dict(train=len(t.train_idx), error=errors(pred, y, measure)[measure], constant=constant(t, y),
@@ -86,14 +116,14 @@ def main():
     p.add_argument('--datasets', nargs='+', default=DATASETS)
     p.add_argument('--epochs', type=int, nargs='*', default=EPOCHS, help="of one-cycle schedules")
     p.add_argument('--ps', type=float, nargs='+', default=[None], help="dropout of these, other than the learner's")
-    p.add_argument('--no-estimator', action='store_true', help="leave the estimator out")
+    p.add_argument('--no-estimator', action='store_true', help="leave out the estimator, and out-of-bag")
     p.add_argument('--rows', type=int, default=3000, help="training rows, at most; 3000 by default")
     p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args()
     fits = {f"one-cycle {e}{'' if ps is None else f', ps={ps}'}": dict(epochs=e, ps=ps)
             for ps in args.ps for e in args.epochs}
-    if not args.no_estimator: fits['estimator'] = {}
+    if not args.no_estimator: fits |= {'estimator': {}, 'out-of-bag': dict(oob=True)}
 
     def fill(file):
         for seed, name in progress_bar([(s, o) for s in range(args.seeds) for o in args.datasets]):

@@ -2,7 +2,8 @@
 
 On at most 3,000 training rows of sixteen datasets. A variant says which fraction of the rows is left out, and by how many
 of the eight members. `off` is the learner with all rows. Seed 0 has the dataset's own split, other seeds random ones
-(Bike keeps its days). Of classifiers, several ways to fit a temperature are compared, with probmetrics as reference.
+(Bike keeps its days). `kept rows' statistics` is the second variant with batch statistics of each member that leave these
+rows out, too. Of classifiers, several ways to fit a temperature are compared, with probmetrics as reference.
 
     python benchmarks/oob.py FOLDER --out results/oob
 
@@ -29,10 +30,35 @@ DATASETS = ['splice', 'letter', 'lending', 'credit', 'satimage', 'marketing', 'o
             'california', 'cps1988', 'deliveries', 'diabetes', 'insteval', 'bike']
 ROWS, EPOCHS, BS = 3000, 15, 256
 VARIANTS = {'off': {}, 'all by 1': dict(oob=1., oob_members=1), '1/2 by 2': dict(oob=.5, oob_members=2),
-            '1/4 by 4': dict(oob=.25, oob_members=4), 'all by 2': dict(oob=1., oob_members=2)}
+            '1/4 by 4': dict(oob=.25, oob_members=4), 'all by 2': dict(oob=1., oob_members=2),
+            "kept rows' statistics": dict(oob=.5, oob_members=2, kept_norm=True)}
 TIMED = 'off', '1/2 by 2'  # variants whose epochs are timed, on datasets of all kinds of columns
 EPOCHS_OF = 'california', 'adult', 'letter'
 REFERENCES = {'probmetrics, temperature': 'guo-ts', 'probmetrics, by class': 'svs'}
+
+
+class KeptNorm(nn.BatchNorm1d):
+    "Batch normalization of members, (1, members × neurons, rows), whose statistics in training are of the rows they keep"
+    kept = None  # (members, rows): which member learns from which row
+
+    def forward(self, x):
+        if not self.training: return super().forward(x)
+        weight = (self.kept/self.kept.sum(1, keepdim=True)).repeat_interleave(x.shape[1]//len(self.kept), 0)
+        mean = (x*weight).sum((0, 2))
+        var = ((x-mean[:, None]).square()*weight).sum((0, 2))
+        for stat, new in ((self.running_mean, mean), (self.running_var, var)): stat.lerp_(new.detach(), self.momentum)
+        return (x-mean[:, None])*((var+self.eps).rsqrt()*self.weight)[:, None] + self.bias[:, None]
+
+
+def norm_of_kept_rows(model):
+    "Leave the rows that a member does not learn from out of its batch statistics"
+    norms = [o for o in model.layers.modules() if isinstance(o, nn.BatchNorm1d)]
+    for o in norms: o.__class__ = KeptNorm
+
+    def tell(_, xb):
+        if not model.training: return
+        for o in norms: o.kept = (~model.leave_out(*xb)).float().T
+    model.register_forward_pre_hook(tell)
 
 
 def load(name, folder, n_train=ROWS, n_test=ROWS):
@@ -112,10 +138,11 @@ def of_numbers(learn, y):
     return dict(coverage=float(((low <= y) & (y <= high)).float().mean()), width=float((high-low).mean()))
 
 
-def fit(dataset, seed, **kwargs):
+def fit(dataset, seed, kept_norm=False, **kwargs):
     "The test's loss of one fit, the out-of-bag rows', and what comes of these"
     set_seed(seed, reproducible=True)
     learn = dropconnect_learner(dataset_dls(dataset, BS, 'cpu', 'tensors'), seed=seed, **kwargs)
+    if kept_norm: norm_of_kept_rows(learn.model)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(EPOCHS)
         test, y = members_outputs(learn)
@@ -144,7 +171,8 @@ def number(v): return f'{v:.3f}' if v == v else ''
 
 def variants_table(runs):
     "For each dataset and variant the loss, that of out-of-bag rows, and what temperatures and intervals give"
-    mean = runs.drop(columns=['ways', 'seed']).groupby(['dataset', 'variant'], sort=False).mean(numeric_only=True)
+    found = 'loss', 'oob', 'as_many', 'calibrated', 'temperature', 'best_temperature', 'ece', 'calibrated_ece', 'coverage'
+    mean = runs.reindex(columns=['dataset', 'variant', *found]).groupby(['dataset', 'variant'], sort=False).mean()
     rows = []
     for (name, variant), o in mean.iterrows():
         off = mean.loc[name, 'off']
