@@ -11,7 +11,8 @@ are as their authors recommend them. `fastai-untuned` is fastai's net with the l
     python benchmarks/thirty.py --datasets hpc credit --methods fastai learner xgb --seeds 1 --out runs/thirty
 
 FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/; the other datasets come with packages.
-Runs that are there are not repeated. OUT/<dataset>-<split>/ has a line for each run, OUT has the tables and pictures.
+Runs that are there are not repeated. OUT/<dataset>-<split>/ has a line for each run, OUT has the tables and pictures. The
+learner with other numbers of epochs, or of members, is compared apart from the other methods, in OUT/settings.md.
 """
 import argparse
 import time
@@ -25,12 +26,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from files import write_page
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from dropconnect_tab.bench.bulldozers import bulldozers_dataset
-from dropconnect_tab.bench.many import read_many, report_many
+from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.many import format_many, mean_errors, plot_error_time, read_many, report_many
 from dropconnect_tab.bench.methods import METHODS as BENCH, coded_frames
 from dropconnect_tab.bench.packaged import load_packaged, packaged
 from dropconnect_tab.bench.runs import errors, run_methods
@@ -204,6 +207,19 @@ def methods_for(dataset, threads=1):
     return {o.label: o for o in found}
 
 
+def report_settings(out):
+    "Write a table and a picture of the learner with other settings, on the datasets where all of them ran"
+    names, runs = ['fastai-untuned', 'learner', *SETTINGS], read_many(out)
+    ran = mean_errors(runs).reindex(columns=names).dropna().index
+    runs = runs[runs.dataset.isin(ran) & runs.method.isin(names)]
+    if not len(runs): return
+    parts = [f'# Epochs and members, {len(ran)} datasets', *(f'## {task.capitalize()}\n\n'
+             + format_many(some, 'learner', 'fastai-untuned') for task, some in runs.groupby('task', sort=False))]
+    write_page('\n\n'.join(parts)+'\n', out/'settings.md')
+    fig = plot_error_time(runs, 'fastai-untuned', f'Epochs and members, {len(ran)} datasets')
+    write_whole(out/'settings.png', partial(fig.savefig, format='png', dpi=110))
+
+
 def check(args, known):
     "A `ValueError` that names an argument that cannot be"
     for kind, names, choices in (('dataset', args.datasets, DATASETS), ('method', args.methods, known)):
@@ -237,7 +253,8 @@ def main(args=None):
     ran = {*read_many(args.out).method}
     ours, base = (next((o for o in some if o in ran), None) for some in (('estimator', 'learner'),
                                                                        ('fastai-untuned', 'fastai')))
-    if ours and base: print(report_many(args.out, ours, base, PAIRS))
+    if ours and base: print(report_many(args.out, ours, base, PAIRS, METHODS))
+    report_settings(args.out)
 
 
 if __name__ == '__main__': main()

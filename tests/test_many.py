@@ -154,6 +154,8 @@ def test_the_report_keeps_tasks_apart_and_is_made_from_files_alone(tmp_path):
     pictures = {'error_time', *(f'{o}_{t}' for o in ('error_time', 'ranks') for t in ('regression', 'classification'))}
     assert {o.stem for o in tmp_path.glob('*.png')} == pictures
     assert report_many(tmp_path) == text
+    few = report_many(tmp_path, methods=['fastai', 'default'])
+    assert '| default |' in few and 'xgb' not in few and 'tabm' not in few
     paired = report_many(tmp_path, pairs=[('default', 'xgb'), ('default', 'lgbm')])
     assert paired.replace(text[text.index('## Regr'):], '').count('| default | xgb | 3 |') == 1 and 'lgbm' not in paired
 

@@ -100,6 +100,18 @@ def test_one_command_runs_reports_and_goes_on(thirty, tmp_path, monkeypatch, cap
     again = read_runs(tmp_path/'wine-random')
     assert len(again) == 6 and [o for o in again if o['seed'] == 0] == first
     assert 'wine-random*' in (tmp_path/'many.md').read_text() and (tmp_path/'error_time.png').exists()
+    assert not (tmp_path/'settings.md').exists()
+
+
+@pytest.mark.slow
+def test_other_settings_are_compared_where_all_ran(thirty, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(thirty, 'usual_epochs', lambda n: 1)
+    def run(dataset, *methods): thirty.main(['--datasets', dataset, '--seeds', '1', '--out', str(tmp_path), '--methods', *methods])
+    run('wine', 'fastai-untuned', 'learner', 'hgb', *thirty.SETTINGS)
+    run('chess', 'fastai-untuned', 'learner', 'learner-twice')
+    text = (tmp_path/'settings.md').read_text()
+    assert '1 datasets' in text and all(f'| {o} | 1 |' in text for o in thirty.SETTINGS) and 'hgb' not in text
+    assert (tmp_path/'settings.png').exists() and 'learner-twice' not in (tmp_path/'many.md').read_text()
 
 
 @pytest.mark.slow

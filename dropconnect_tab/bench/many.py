@@ -273,10 +273,12 @@ def report_many(
     method:str='default', # As for `format_many`
     base:str='fastai', # As for `error_and_time`
     pairs:list=(), # As for `format_pairs`; those of methods that did not run are left out
+    methods:list=None, # Methods to report; None: all that ran
 ) -> str: # Markdown
     """Write what the runs on all datasets say to `many.md`, with pictures of ranks, and of error and time. A task on which
     `method` or `base` did not run is left out"""
     out,runs,parts = Path(out),read_many(out),[]
+    if methods is not None: runs = runs[runs.method.isin(methods)]
     figs = {'error_time':plot_error_time(runs, base, f'{runs.dataset.nunique()} datasets')}
     for task,some in runs.groupby('task', sort=False):
         if not {method,base} <= {*some.method}: continue
