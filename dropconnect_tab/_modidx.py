@@ -1146,8 +1146,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel._load_from_state_dict': ( 'model.html#dropconnecttabularmodel._load_from_state_dict',
                                                                                                                 'dropconnect_tab/model.py'),
-                                       'dropconnect_tab.model.DropConnectTabularModel._own_inputs': ( 'model.html#dropconnecttabularmodel._own_inputs',
-                                                                                                      'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel._sparse': ( 'model.html#dropconnecttabularmodel._sparse',
                                                                                                   'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel.column_groups': ( 'model.html#dropconnecttabularmodel.column_groups',

@@ -36,14 +36,15 @@ def _ps(n_rows, n_cols, classes):
     if n_rows >= (10_000 if classes else 5000): return .1  # see results/dropout, results/epochs, results/bins
     return .5 if classes and n_rows < 60*n_cols else .3
 
-def _defaults(n_rows, n_cont, emb_szs, classes, oob=None):
+def _defaults(n_rows, n_cont, emb_szs, classes, members=None, own_embeds=None, oob=None):
     "Members, dropout and embeddings for a model that is trained on `n_rows` with `n_cont` continuous columns"
-    # With many continuous columns, their embeddings are narrower; with many categories, members share embeddings
-    own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
-    # With `oob` each member has its own of both kinds: half as wide, a step takes no longer
-    cont_emb_sz = min(8 if oob else 16, max(2, (128 if oob else 256)//max(1, n_cont)))
-    return dict(members=8, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes),
-                emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=cont_emb_sz)
+    members = ifnone(members, 8)
+    # With many categories, members share embeddings
+    if own_embeds is None: own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
+    # Numerical embeddings of each member are half as wide, so that a step takes no longer; with many columns, narrower
+    width = 8 if own_embeds and members > 1 else 16
+    return dict(members=members, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes),
+                emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=min(width, max(2, 16*width//max(1, n_cont))))
 
 def _given(settings): return {k:v for k,v in settings.items() if v is not None}
 
@@ -126,9 +127,10 @@ def _member_loss(loss_func):
 def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     "The arguments of the model: the defaults, then what is given, then what the data and the loss determine"
     to,said = dls.train_ds,config or {}
-    oob = ifnone(arguments['oob'], said.get('oob'))
+    asked = _merge({}, said, arguments)
     n_rows = dls.train.n_rows if isinstance(dls.train, TabTensorDL) else len(to)  # the dataset may be a sample
-    defaults = _defaults(n_rows, len(dls.cont_names), emb_szs, _has_classes(to, loss_func), oob)
+    defaults = _defaults(n_rows, len(dls.cont_names), emb_szs, _has_classes(to, loss_func),
+                         **{k:asked.get(k) for k in ('members','own_embeds','oob')})
     res = _merge(defaults, said, arguments)
     def unsaid(name): return name not in res and name not in said
     y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))
@@ -164,7 +166,7 @@ def dropconnect_learner(
     seed:int=None, # Seed of the masks
     rescale:bool=None, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
     members:int=None, # Networks, each with its own weights and masks, that are averaged; None: 8
-    own_embeds:bool=None, # Own categorical embeddings for each member? None: if one's have under 2 million parameters
+    own_embeds:bool=None, # Own embeddings for each member? None: if one's categorical ones have under 2 million parameters
     emb_std=None, # Standard deviation of initial categorical embeddings; None: 0.3, less for rare ones and few rows
     n_bins:int=None, # Bins of the numerical embeddings; None: 48, fewer for few rows; 0: no embeddings
     cont_scale=None, # Scale of the continuous columns; None: the training rows', which limits outliers; False: none

@@ -73,7 +73,7 @@ def _leave_out(oob, oob_members, oob_groups, members, n_cat, own_embeds):
         given = {k:v for k,v in dict(oob_members=oob_members, oob_groups=oob_groups).items() if v is not None}
         for k,v in given.items(): raise ValueError(f"{k}={v!r} without oob: give oob, such as oob=0.5, too")
         return None
-    if own_embeds is False and n_cat: raise ValueError(
+    if own_embeds is False: raise ValueError(
         f"oob={oob!r} and own_embeds=False: through shared embeddings, each member would learn from the rows that it "
         "leaves out; leave out one of the two")
     if oob_groups is not None and (not len(oob_groups) or any(o not in range(n_cat) for o in oob_groups)):
@@ -104,7 +104,7 @@ class DropConnectTabularModel(TabularModel):
         seed:int=None, # Seed of the masks; None takes one from the global generator
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`, to keep the variance of a layer's outputs?
         members:int=1, # Number of networks, each with its own weights and masks, that are averaged
-        own_embeds:bool=None, # Has each member its own categorical embeddings? None: only where `oob` needs it
+        own_embeds:bool=None, # Has each member its own embeddings, categorical and numerical? None: where `oob` needs it
         average:str='mean', # 'mean' of outputs; 'softmax', 'sigmoid': log, logit of the mean probability
         emb_std=None, # Standard deviation of initial embeddings: one value, or one each; None: fastai's, 0.01
         cont_edges:list=None, # For each continuous column the edges of its bins (`bin_edges`); None: no embeddings
@@ -121,15 +121,16 @@ class DropConnectTabularModel(TabularModel):
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_scale = _y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
         leave_out = _leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
-        cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members if leave_out else None)
+        own = members > 1 and bool(own_embeds or leave_out)
+        cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members if own else None)
         width = 1+cont_emb_sz if cont_embed else 1  # each value enters beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,
                          use_bn, bn_final, bn_cont, act_cls, lin_first)
         self.n_cont,self.cont_scale,self.cont_embed,self.y_scale = n_cont,cont_scale,cont_embed,y_scale
-        if (own_embeds or leave_out) and members > 1: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
+        if own: self.embeds = nn.ModuleList([MemberEmbedding(members, *o) for o in emb_szs])
         for e,std in zip(self.embeds, emb_stds): e.weight.data.mul_(std/_FASTAIS_EMB_STD)
-        # What members share has no parameters where they leave rows out
-        if bn_cont and (cont_embed or leave_out): self.bn_cont = nn.BatchNorm1d(n_cont, affine=not leave_out)
+        # Members with their own embeddings share no parameters
+        if bn_cont and (cont_embed or own): self.bn_cont = nn.BatchNorm1d(n_cont, affine=not own)
         if members > 1: self.layers = MemberLayers.from_layers(self.layers, members)
         self.members,self.average,self.leave_out = members,average,leave_out
         self.register_buffer('temperature', None)
@@ -144,12 +145,9 @@ def column_groups(self:DropConnectTabularModel) -> list:
 
 @patch(as_prop=True)
 def own_embeds(self:DropConnectTabularModel) -> bool:
-    "Has each member its own categorical embeddings?"
-    return isinstance(next(iter(self.embeds), None), MemberEmbedding)
-
-@patch(as_prop=True)
-def _own_inputs(self:DropConnectTabularModel):
-    return self.own_embeds or self.cont_embed is not None and self.cont_embed.members is not None
+    "Has each member its own embeddings?"
+    own_conts = self.cont_embed is not None and self.cont_embed.members is not None
+    return own_conts or isinstance(next(iter(self.embeds), None), MemberEmbedding)
 
 @patch(as_prop=True)
 def _sparse(self:DropConnectTabularModel):
@@ -164,7 +162,7 @@ def _has_columns(self:DropConnectTabularModel):
 @patch
 def _columns(self:DropConnectTabularModel, x_cat, x_cont):
     "What enters the first layer: (rows, inputs), or (rows, members, inputs) if each member has its own embeddings"
-    k,columns = self.members if self._own_inputs else 1,[]
+    k,columns = self.members if self.own_embeds else 1,[]
     # Inputs × rows in memory, as members take them: (members or 1, inputs, rows)
     if self.n_emb:
         cats = torch.cat([e(o) for e,o in zip(self.embeds, x_cat.T.contiguous())], -1)
@@ -177,7 +175,7 @@ def _columns(self:DropConnectTabularModel, x_cat, x_cont):
         if self._sparse is not None: conts = conts*self._sparse[:,None,None]
         columns.append(conts.flatten(-3, -2).expand(k, -1, -1))
     res = torch.cat(columns, 1).permute(2,0,1)
-    return res if self._own_inputs else res.squeeze(1)
+    return res if self.own_embeds else res.squeeze(1)
 
 # %% ../nbs/05_model.ipynb #83f77d18
 @patch
