@@ -17,7 +17,7 @@ from .masks import unwrap
 from .model import DropConnectTabularModel
 
 # %% ../nbs/05a_merge.ipynb #5a000006
-_REMEDIES = {'embeds':"train each with own_embeds=True", 'cont_embed':"train each with n_bins=0, or with oob",
+_REMEDIES = {'embeds':"train each with own_embeds=True", 'cont_embed':"train each with own_embeds=True",
              'bn_cont':"train each with bn_cont=False", 'cont_scale':"train each with the same cont_scale, or False",
              'y_scale':"train each with the same y_scale", 'temperature':"merge them before they are calibrated"}
 

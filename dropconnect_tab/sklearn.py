@@ -113,7 +113,7 @@ class _DropConnectEstimator(BaseEstimator):
         mask:str='trainable', # 'trainable' (sparse initialization), 'frozen' (static mask) or 'resampled' (DropConnect)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
-        members:int=8, # Networks, each with its own weights, masks and categorical embeddings, that are averaged
+        members:int=8, # Networks, each with its own weights, masks and embeddings, that are averaged
         layers:list=None, # Sizes of hidden layers; None: [200,100]
         emb_std=None, # Standard deviation of the initial categorical embeddings; None: the learner's
         n_bins:int=None, # Bins of the numerical embeddings; None: 48, fewer for few rows; 0: no embeddings

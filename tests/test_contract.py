@@ -352,10 +352,10 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     learn = dropconnect_learner(dls)
     model, y = learn.model, dls.train_ds.ys.price
     drops = {m.p for m in model.layers.modules() if isinstance(m, nn.Dropout)} or {0.}
-    assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 16)  # columns, bins, width
+    assert model.cont_embed.embed.linear.weight.shape == (2, int(says.pop('n_bins')), 8*8)  # columns, bins, members × width
     assert [l.out_features for l in hidden(model).values()] == ast.literal_eval(says.pop('layers'))
     assert model.members == int(says.pop('members')) and drops == {float(says.pop('ps'))}
-    assert says.pop('own_embeds') == "if one's have under 2 million parameters" and model.own_embeds
+    assert says.pop('own_embeds') == "if one's categorical ones have under 2 million parameters" and model.own_embeds
     assert says.pop('emb_std') == '0.3'
     assert says.pop('oob_members') == 'a quarter of all' and model.leave_out is None
     assert dropconnect_learner(dls, oob=True).model.leave_out.each == 2
