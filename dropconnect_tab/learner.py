@@ -42,7 +42,7 @@ def _defaults(n_rows, n_cont, emb_szs, classes, members=None, own_embeds=None, o
     # With many categories, members share embeddings
     if own_embeds is None: own_embeds = bool(oob) or sum(n*width for n,width in emb_szs) < 2_000_000
     # Numerical embeddings of each member are half as wide, so that a step takes no longer; with many columns, narrower
-    width = 8 if own_embeds and members > 1 else 16
+    width = 8 if own_embeds and members != 1 else 16
     return dict(members=members, own_embeds=own_embeds, ps=_ps(n_rows, n_cont+len(emb_szs), classes),
                 emb_std=_emb_std(emb_szs, n_rows), cont_emb_sz=min(width, max(2, 16*width//max(1, n_cont))))
 

@@ -382,6 +382,15 @@ def test_embeddings_that_would_be_large_are_shared(dls):
     assert not own(3, config=dict(own_embeds=False)) and own(3, config=dict(own_embeds=False), own_embeds=True)
 
 
+def test_numerical_embeddings_are_narrower_where_each_member_has_its_own(dls):
+    def found(**kwargs):
+        embed = dropconnect_learner(dls, layers=[10], n_bins=6, **kwargs).model.cont_embed
+        return embed.members, embed.emb_sz
+    assert found() == (8, 8) and found(members=3) == (3, 8) and found(oob=.5) == (8, 8)
+    assert found(own_embeds=False) == found(members=1) == (None, 16)
+    assert found(config=dict(own_embeds=False)) == found(config=dict(members=1)) == (None, 16)
+
+
 def test_no_whole_batch_is_an_error(tmp_path):
     "fastai's loaders drop what is left of an epoch: with fewer rows than a batch has, nothing is learned"
     with pytest.raises(ValueError, match="bs=256, and 80 training rows: too few for one whole batch"):

@@ -195,6 +195,17 @@ def test_each_member_has_embeddings_of_its_own(settings):
     assert close(several, several[:, :1].expand_as(several)) == (not settings)
 
 
+@pytest.mark.parametrize('own', [False, True])
+def test_members_with_their_own_embeddings_share_no_parameters(own):
+    "A step for one member changes the others by what they share"
+    model = make(own_embeds=own, cont_edges=[torch.tensor([-1., 0., 2.])]*2).eval()
+    before = outputs(model, batch())
+    with no_average(model): model(*batch())[:, 0].sum().backward()
+    torch.optim.SGD(model.parameters(), .1).step()
+    after = outputs(model, batch())
+    assert not close(before[:, 0], after[:, 0]) and close(before[:, 1:], after[:, 1:]) == own
+
+
 def test_own_embeddings_start_like_shared_ones():
     for emb_std in (None, .3, [.1, .5]):
         torch.manual_seed(0)

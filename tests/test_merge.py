@@ -20,6 +20,7 @@ KINDS = {'trainable': {}, 'frozen': dict(mask='frozen'), 'resampled': dict(mask=
          'last': dict(lin_first=False),
          'scaled': dict(y_scale=(100, 5)), 'range': dict(y_range=(-1, 1)), 'final': dict(bn_final=True),
          'activation': dict(act_cls=nn.PReLU()),
+         'numbers': dict(cont_edges=bin_edges(CONT, 4), cont_emb_sz=3),
          'oob': dict(oob=.5, cont_edges=bin_edges(CONT, 4), cont_emb_sz=3, own_embeds=None)}
 
 
@@ -85,7 +86,7 @@ def test_learners_of_several_workers(tmp_path):
     def worker(seed):
         torch.manual_seed(seed)
         dls = make_dls(dl_type=TabTensorDL, path=tmp_path)
-        learn = dropconnect_learner(dls, members=3, seed=seed, own_embeds=True, n_bins=0, layers=[20],
+        learn = dropconnect_learner(dls, members=3, seed=seed, own_embeds=True, layers=[20],
                                     config=dropconnect_config(bn_cont=False))
         with learn.no_bar(), learn.no_logging(): learn.fit(1)
         return learn
@@ -106,8 +107,9 @@ EDGES = bin_edges(CONT, 4)
 
 @pytest.mark.parametrize('kwargs, error', [
     (dict(own_embeds=False), "'embeds.0.weight' is shared .*, and differs in part 1: train each with own_embeds=True"),
-    (dict(cont_edges=EDGES), "'cont_embed.embed.linear.weight' is shared .*: train each with n_bins=0, or with oob"),
-    (dict(bn_cont=True), "'bn_cont.bias' is shared .*: train each with bn_cont=False")], ids=lambda o: str(o)[:20])
+    (dict(cont_edges=EDGES, own_embeds=False, emb_szs=[]),
+     "'cont_embed.embed.linear.weight' is shared .*: train each with own_embeds=True"),
+    (dict(bn_cont=True), "'bn_cont.running_mean' is shared .*: train each with bn_cont=False")], ids=lambda o: str(o)[:20])
 def test_what_is_shared_is_refused(kwargs, error):
     with pytest.raises(ValueError, match=error): merge_members([trained(2, i, **kwargs) for i in range(2)])
     one = trained(2, 0, **kwargs)
