@@ -1158,6 +1158,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model.DropConnectTabularModel.train': ( 'model.html#dropconnecttabularmodel.train',
                                                                                                 'dropconnect_tab/model.py'),
+                                       'dropconnect_tab.model._affine': ('model.html#_affine', 'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._check_cont_scale': ( 'model.html#_check_cont_scale',
                                                                                     'dropconnect_tab/model.py'),
                                        'dropconnect_tab.model._cont_embed': ('model.html#_cont_embed', 'dropconnect_tab/model.py'),

@@ -205,6 +205,13 @@ def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
     return res if self.training or self.temperature is None else res/self.temperature
 
 # %% ../nbs/05_model.ipynb #7f443c1b
+def _affine(norm):
+    "`norm` as a single network has it, with a weight of 1 and a bias of 0 if it has none"
+    if norm is None or norm.affine: return norm
+    res = nn.BatchNorm1d(norm.num_features, norm.eps, norm.momentum).to(norm.running_mean)
+    res.load_state_dict({**res.state_dict(), **norm.state_dict()})
+    return res.train(norm.training)
+
 @patch
 def member(self:DropConnectTabularModel,
     i:int, # Position of the member
@@ -214,7 +221,7 @@ def member(self:DropConnectTabularModel,
     net = copy.deepcopy(self)
     net.layers,net.members,net.leave_out,net.temperature = self.layers.member(i),1,None,None
     if self.cont_embed and self.cont_embed.members: net.cont_embed = self.cont_embed.member(i)
-    if self.own_embeds: net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
+    if self.own_embeds: net.embeds,net.bn_cont = nn.ModuleList([e.member(i) for e in self.embeds]),_affine(net.bn_cont)
     net.weight_masks = self.weight_masks.of_member(net, i)
     return net
 

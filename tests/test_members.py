@@ -45,7 +45,7 @@ def lived(**kwargs):
     torch.manual_seed(0)
     model = make(**kwargs)
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm1d): nn.init.uniform_(m.weight, .5, 1.5), nn.init.normal_(m.bias)
+        if isinstance(m, nn.BatchNorm1d) and m.affine: nn.init.uniform_(m.weight, .5, 1.5), nn.init.normal_(m.bias)
     for seed in (1, 2): model.train()(*batch(seed))
     return model
 
@@ -53,10 +53,14 @@ def lived(**kwargs):
 def part(t, like, i, name):
     "What of a parameter or statistic is member `i`'s"
     if t.shape == like.shape: return t
+    if name.startswith('cont_embed'): return t.unflatten(-1, (K, -1))[..., i, :]
     return t[:, i] if name.startswith('embeds') else t.reshape(K, -1)[i].view_as(like)
 
 
-def state_of(model, i, one): return {n: part(model.state_dict()[n], t, i, n) for n, t in one.state_dict().items()}
+def state_of(model, i, one):
+    "The state of `one` from that of `model`, whose members share no weight and bias of `bn_cont` where they share nothing"
+    state = model.state_dict()
+    return {n: part(state[n], t, i, n) if n in state else t for n, t in one.state_dict().items()}
 
 
 def alone(model, i, **kwargs):

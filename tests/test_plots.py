@@ -54,7 +54,7 @@ def test_masks_of_each_member(dls):
     ax = drawn(learn.plot_masks())[0]
     assert [o.get_text() for o in ax.get_xticklabels()] == ['shop', 'day', 'size', 'age']
     ends = [o.get_xdata()[0] for o in ax.lines]
-    assert ends[-1]-ends[-2] == 17
+    assert ends[-1]-ends[-2] == 1+8
     for wrong in (3, -1):
         with pytest.raises(ValueError, match=f'member={wrong}: there are 3'): learn.plot_masks(member=wrong)
 

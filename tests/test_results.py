@@ -299,9 +299,9 @@ def test_what_is_said_of_epochs(said_by, folder):
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
 
 
-@pytest.mark.parametrize('name', ['settings', 'dropout', 'theory', 'levers', 'oob'])
-def test_tables_of_slices_come_from_the_files(said_by, name):
-    out = root/'results'/name
+@pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/embeddings', 'oob'])
+def test_tables_of_slices_come_from_the_files(said_by, folder):
+    out, name = root/'results'/folder, folder.split('/')[0]
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
 
 

@@ -108,7 +108,7 @@ def test_other_settings_are_compared_where_all_ran(thirty, tmp_path, monkeypatch
     monkeypatch.setattr(thirty, 'usual_epochs', lambda n: 1)
     def run(dataset, *methods): thirty.main(['--datasets', dataset, '--seeds', '1', '--out', str(tmp_path), '--methods', *methods])
     run('wine', 'fastai-untuned', 'learner', 'hgb', *thirty.SETTINGS)
-    run('chess', 'fastai-untuned', 'learner', 'learner-twice')
+    run('breast_cancer', 'fastai-untuned', 'learner', 'learner-twice')
     text = (tmp_path/'settings.md').read_text()
     assert '1 datasets' in text and all(f'| {o} | 1 |' in text for o in thirty.SETTINGS) and 'hgb' not in text
     assert (tmp_path/'settings.png').exists() and 'learner-twice' not in (tmp_path/'many.md').read_text()
