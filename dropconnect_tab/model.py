@@ -121,7 +121,7 @@ class DropConnectTabularModel(TabularModel):
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_scale = _y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
         leave_out = _leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
-        own = members > 1 and bool(own_embeds or leave_out)
+        own = members > 1 and bool(leave_out or own_embeds and (emb_szs or cont_edges))
         cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members if own else None)
         width = 1+cont_emb_sz if cont_embed else 1  # each value enters beside its embedding
         super().__init__(emb_szs, n_cont*width, out_sz, layers, ps, embed_p, y_range,

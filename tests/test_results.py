@@ -470,6 +470,16 @@ def test_what_is_said_of_levers(said_by):
         assert abs(np.log(said['ratios'](runs, o)['8 columns a neuron']).mean()) < .005
 
 
+def test_what_is_said_of_shared_embeddings(said_by):
+    "In docs/settings.md"
+    said, runs = said_by('levers'), pd.DataFrame(read_jsonl(root/'results'/'levers'/'embeddings'/'runs.jsonl'))
+    shared = {o: said['ratios'](runs, o)['shared embeddings'].dropna() for o in ('rmse', 'logloss', 'calibrated')}
+    assert {k: (len(o), round(float(np.exp(np.log(o).mean())), 3)) for k, o in shared.items()} == dict(
+        rmse=(5, 1.008), logloss=(7, 1.129), calibrated=(7, 1.061))
+    assert shared['logloss'].min() > 1 and round(float(shared['calibrated'].min()), 3) == .995
+    assert shared['rmse'].idxmin() == 'deliveries' and round(float(shared['rmse'].min()), 3) == .989
+
+
 def test_what_is_said_of_out_of_bag_rows():
     "In docs/uncertainty.md"
     runs = pd.DataFrame(read_jsonl(root/'results'/'oob'/'runs.jsonl')).drop(columns='ways')
