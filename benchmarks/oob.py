@@ -207,7 +207,7 @@ def ways_table(runs):
     ways = pd.DataFrame(list(some.ways), index=pd.MultiIndex.from_frame(some[['variant', 'dataset']]))
     ratios = (mean := ways.groupby(level=[0, 1], sort=False).mean()).div(mean['none'], axis=0).drop(columns='none')
     rows = [[v, o, percent(gmean(x[o].dropna())), percent(x[o].max()), x[o].idxmax()[1]]
-            for v, x in ratios.groupby(level=0, sort=False) for o in ratios]
+            for v, x in ratios.groupby(level=0, sort=False) for o in x.dropna(axis=1, how='all')]
     return markdown(['left out', 'temperature', 'log loss over none, geometric mean', 'worst', 'on'], rows)
 
 
@@ -215,10 +215,11 @@ def oob_table(out):
     "The three tables of the study"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
     epochs = [(o['dataset'], o['1/2 by 2'], o['off']) for o in read_jsonl(out/'epochs.jsonl')]
+    timed = ['Processor time of an epoch with half of the rows left out by two members, over that with all rows: '
+             f"{', '.join(f'{n} {percent(*o)}' for n, *o in epochs)}.", ''] if epochs else []
     return '\n'.join([f"Log loss, or mean squared error, of test rows after {EPOCHS} epochs on at most {ROWS:,} training "
                       f"rows. Splits, each with its seed: {runs.seed.nunique()}.", '', '## Variants', '',
-                      *summary_table(runs), 'Processor time of an epoch with half of the rows left out by two members, over '
-                      f"that with all rows: {', '.join(f'{n} {percent(*o)}' for n, *o in epochs)}.", '', '## Temperatures', '', *ways_table(runs), '## Datasets', '',
+                      *summary_table(runs), *timed, '## Temperatures', '', *ways_table(runs), '## Datasets', '',
                       *variants_table(runs)])
 
 
