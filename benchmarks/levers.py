@@ -32,7 +32,8 @@ FASTAI = 'fastai'
 VARIANTS = {
     'default': {}, FASTAI: {},
     'dense': dict(weight_p=0), **{f'{n} columns a neuron': dict(columns=n) for n in (2, 8, 16)},
-    'shared embeddings': dict(own_embeds=False), 'outliers as they are': dict(cont_scale=False), 'emb_std=0.01': dict(emb_std=.01),
+    'shared embeddings': dict(own_embeds=False), 'outliers as they are': dict(cont_scale=False),
+    'emb_std=0.01': dict(emb_std=.01),
     'no bins': dict(n_bins=0), 'half the bins': dict(bins=.5), 'twice the bins': dict(bins=2),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
     'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128)}

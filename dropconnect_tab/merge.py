@@ -33,13 +33,11 @@ def _settings(net):
         others=[_kind(m) for m in others if not isinstance(m, (nn.BatchNorm1d,nn.Dropout))],
         norms=sum(isinstance(m, nn.BatchNorm1d) for m in others))
 
-def _own_numbers(net): return net.cont_embed is not None and net.cont_embed.members is not None
-
 def _own(net):
     "Names of the tensors that belong to single members"
     res = {f'layers.{n}' for n in net.layers.state_dict()}
     if net.own_embeds: res |= {f'embeds.{n}' for n in net.embeds.state_dict()}
-    if _own_numbers(net): res |= {f'cont_embed.{n}' for n,_ in net.cont_embed.named_parameters()}
+    if net._own_conts: res |= {f'cont_embed.{n}' for n,_ in net.cont_embed.named_parameters()}
     return res
 
 def _check_same(nets):
@@ -108,7 +106,7 @@ def merge_members(
     res = copy.deepcopy(first)
     res.layers,res.members,res.leave_out = _merge_layers([o.layers for o in nets]),sum(o.members for o in nets),None
     if first.own_embeds: res.embeds = nn.ModuleList(_with_parameters(o, 1) for o in zip(*(o.embeds for o in nets)))
-    if _own_numbers(first):
+    if first._own_conts:
         res.cont_embed = _with_parameters([o.cont_embed for o in nets], -1)
         res.cont_embed.members = res.members
     keeps = [o.weight_masks.keeps for o in nets]

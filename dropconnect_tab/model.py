@@ -144,10 +144,14 @@ def column_groups(self:DropConnectTabularModel) -> list:
     return [e.embedding_dim for e in self.embeds] + [width]*self.n_cont
 
 @patch(as_prop=True)
+def _own_conts(self:DropConnectTabularModel):
+    "Has each member its own numerical embeddings?"
+    return self.cont_embed is not None and self.cont_embed.members is not None
+
+@patch(as_prop=True)
 def own_embeds(self:DropConnectTabularModel) -> bool:
     "Has each member its own embeddings?"
-    own_conts = self.cont_embed is not None and self.cont_embed.members is not None
-    return own_conts or isinstance(next(iter(self.embeds), None), MemberEmbedding)
+    return self._own_conts or isinstance(next(iter(self.embeds), None), MemberEmbedding)
 
 @patch(as_prop=True)
 def _sparse(self:DropConnectTabularModel):
@@ -220,7 +224,7 @@ def member(self:DropConnectTabularModel,
     if self.members == 1: raise ValueError("the model is a single network, without members to extract")
     net = copy.deepcopy(self)
     net.layers,net.members,net.leave_out,net.temperature = self.layers.member(i),1,None,None
-    if self.cont_embed and self.cont_embed.members: net.cont_embed = self.cont_embed.member(i)
+    if self._own_conts: net.cont_embed = self.cont_embed.member(i)
     if self.own_embeds: net.embeds,net.bn_cont = nn.ModuleList([e.member(i) for e in self.embeds]),_affine(net.bn_cont)
     net.weight_masks = self.weight_masks.of_member(net, i)
     return net
