@@ -7,12 +7,13 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from fastprogress.fastprogress import progress_bar
-from joblib import Parallel, delayed
 
 from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
 
@@ -81,9 +82,13 @@ def once(file, key, fit):
 
 def side_by_side(file, fit, todo, jobs):
     "Adds the lines that `fit` finds for each of `todo` to `file`, `jobs` fits at a time"
-    done = Parallel(jobs, return_as='generator_unordered')(delayed(fit)(*o) for o in todo)
-    for lines in progress_bar(done, total=len(todo)):
-        for line in lines: append_jsonl(file, line)
+    # forked, workers have what the script defines, cached functions too, which joblib cannot send to its own
+    with get_context('fork').Pool(jobs) as pool:
+        for lines in progress_bar(pool.imap_unordered(partial(_call, fit), todo), total=len(todo)):
+            for line in lines: append_jsonl(file, line)
+
+
+def _call(fit, args): return fit(*args)
 
 
 def write_study(out, name, fill, table):
