@@ -31,13 +31,15 @@ def linear(
     if weight.ndim == 2: return F.linear(x, weight, bias)
     if x.ndim != 3: raise ValueError(
         f"members take inputs of shape (1, inputs, rows), not {tuple(x.shape)}: give x.T[None]")
-    k,_,n_in = weight.shape
+    k,u,n_in = weight.shape
     if x.shape[1] == n_in:
         x,weight = x[0],weight.flatten(0,1)  # (I, B), (K·U, I)
-        return (weight @ x if bias is None else torch.addmm(bias.flatten()[:,None], weight, x))[None]
-    x = x.reshape(k, n_in, x.shape[-1])  # (K, I, B)
-    res = weight @ x if bias is None else torch.baddbmm(bias[...,None], weight, x)  # (K, U, B)
-    return res.flatten(0,1)[None]
+        res = weight @ x if bias is None else torch.addmm(bias.flatten()[:,None], weight, x)  # (K·U, B)
+    else:
+        x = x.reshape(k, n_in, x.shape[-1])  # (K, I, B)
+        res = weight @ x if bias is None else torch.baddbmm(bias[...,None], weight, x)  # (K, U, B)
+    # Not as a view, on which an activation in place would cost the backward pass five copies
+    return torch.ops.aten._unsafe_view(res, (1, k*u, x.shape[-1]))
 
 # %% ../nbs/01_layers.ipynb #489e5ebb
 class MemberLinear(nn.Linear):

@@ -359,6 +359,18 @@ def test_member_linear_is_each_members_linear():
 
 # --- masks ----------------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('n_in', [K*4, 4])
+@pytest.mark.parametrize('bias', [True, False])
+def test_an_activation_in_place_costs_the_backward_pass_no_copies(bias, n_in):
+    out = nn.ReLU(inplace=True)(MemberLinear(K, 4, 5, bias)(torch.randn(1, n_in, 7)))
+    assert out.shape == (1, K*5, 7)
+    steps, todo = [], [out.grad_fn]
+    while todo:
+        steps.append(node := todo.pop())
+        todo += [o for o, _ in node.next_functions if o is not None]
+    assert not [o for o in steps if 'CopySlices' in o.name()]
+
+
 @pytest.mark.parametrize('weight_p', [.5, .77])
 def test_each_member_has_a_mask_of_its_own_with_the_exact_count(weight_p):
     for keep in keeps(make(weight_p=weight_p)):
