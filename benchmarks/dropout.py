@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from defaults import TABLES, load
 from files import markdown, options, side_by_side, write_study
-from settings import fit
+from settings import TABLES, fit
+from thirty import load
 
 from dropconnect_tab.bench.files import read_jsonl
 

@@ -15,12 +15,12 @@ import time
 import warnings
 from dataclasses import replace
 
-from defaults import RENAMED, TABLES, load
 from fastai.tabular.all import *
 from fastprogress.fastprogress import progress_bar
 from files import markdown, once, options, write_study
 from rtdl_num_embeddings import PeriodicEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
+from thirty import load
 
 from dropconnect_tab.all import dropconnect_config, dropconnect_learner
 from dropconnect_tab.bench.files import read_jsonl
@@ -31,6 +31,10 @@ from dropconnect_tab.embeddings import bin_edges
 
 warnings.filterwarnings('ignore')
 
+# Epochs and batches, the same for all networks
+TABLES = {'california': (12, 256), 'bike': (12, 256), 'adult': (6, 256), 'bulldozers-2012': (8, 256),
+          'bulldozers-codes': (15, 512), 'diabetes': (30, 64), 'breast_cancer': (30, 32), 'wine': (30, 32)}
+RENAMED = {'bulldozers': 'bulldozers-2012'}  # what older results call one of them
 SLICED = ['california', 'bike', 'adult', 'bulldozers', 'diabetes']
 ONCE_DEFAULT = dict(weight_p=.5, layers=[400, 200], own_embeds=False, emb_std=.01)
 START = dict(ps=.1, embed_p=.1, wd=.1, quantile_bins=True, **ONCE_DEFAULT)
@@ -118,7 +122,7 @@ def main():
     p.add_argument('--tables', nargs='+', default=SLICED)
     p.add_argument('--variants', nargs='+', default=list(VARIANTS))
     args = p.parse_args()
-    tables = {o: load(o, args.folder).slice() for o in args.tables}
+    tables = {o: load(RENAMED.get(o, o), args.folder).slice() for o in args.tables}
 
     def fill(file):
         for seed, variant in progress_bar([(s, o) for s in range(args.seeds) for o in args.variants]):

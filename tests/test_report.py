@@ -13,8 +13,8 @@ from dropconnect_tab.bench.cli import report_main as main
 from dropconnect_tab.bench.files import append_jsonl, read_arrays, read_jsonl, write_arrays, write_jsonl, write_whole
 from dropconnect_tab.bench.methods import read_method
 from dropconnect_tab.bench.report import (
-    PLOTS, compare, format_differences, format_ranks, format_settings, format_summary, paired_interval,
-    format_percent, plot_methods, plot_curves, plot_regrowth, plot_weight_p, rank_methods, read_results, report,
+    PLOTS, compare, format_settings, format_summary, paired_interval,
+    plot_methods, plot_curves, plot_regrowth, plot_weight_p, read_results, report,
     summarise)
 from dropconnect_tab.bench.runs import errors, measure_of, preds_file, run_methods, runs_file
 
@@ -430,12 +430,10 @@ def test_the_report_of_real_runs(tmp_path):
 
 @pytest.mark.slow
 def test_intervals_only_where_predictions_are(folder):
-    whole, differences = cells(report(folder)), format_differences([folder], 'good', ['dense', 'same'])
+    whole = cells(report(folder))
     forget_preds(folder, 'same/1')
     rows = cells(report(folder))
     assert rows.pop('same')[1] == '' != whole.pop('same')[1] and rows == whole
-    fewer = format_differences([folder], 'good', ['dense', 'same'])
-    assert cells(fewer)['shops-random'] == [*cells(differences)['shops-random'][:2], '']
     forget_preds(folder, 'dense/0')
     assert 'against' not in report(folder)
 
@@ -485,23 +483,3 @@ def test_main_with_a_bad_folder(folder, tmp_path, capsys):
     assert (folder/'table.md').exists()
     with pytest.raises(SystemExit) as e: main([])
     assert e.value.code == 2
-
-
-# --- Across tables ---
-
-def test_ranks_and_differences_across_tables(folder, tmp_path):
-    other = tmp_path/'houses-random'
-    for s in range(3):
-        write_run(other, 'good', s, 2.+.1*s)
-        write_run(other, 'dense', s, 1.)
-    ranks = rank_methods([folder, other], ['dense', 'good', 'same'])
-    assert ranks['', 'mean rank']['good'] == 1.5 and ranks['houses-random', 'mean']['good'] == pytest.approx(2.1)
-    rows = cells(format_ranks(ranks))
-    assert rows['method'] == ['shops-random', 'houses-random', 'mean rank']
-    assert rows['good'][1:] == ['2.1000 ± 0.1000', '1.5'] and rows['same'][1] == ''
-    with pytest.raises(ValueError, match="no run of 'rf' in .*shops-random, .*: run it, or leave it out"):
-        rank_methods([folder, other], ['dense', 'rf'])
-    results = read_results(other)
-    assert format_percent(results, 'good', 'dense') == '**+110.0%** [+100.0, +120.0]'
-    rows = cells(format_differences([folder, other], 'good', ['dense', 'same']))
-    assert rows['houses-random'] == ['RMSE 2.1000', '**+110.0%** [+100.0, +120.0]', '']

@@ -9,12 +9,11 @@ import pytest
 from helpers import root
 
 import dropconnect_tab.bench.methods as bench_methods
-import dropconnect_tab.bench.report as bench_report
 from dropconnect_tab.bench.files import read_arrays, read_jsonl
 from dropconnect_tab.bench.many import mean_errors, rank_many, read_many
 from dropconnect_tab.bench.methods import METHODS, read_method
 from dropconnect_tab.bench.report import (
-    compare, format_settings, format_summary, rank_methods, read_results, summarise)
+    compare, format_settings, format_summary, read_results, summarise)
 from dropconnect_tab.bench.runs import read_runs
 
 folder = root/'results'/'bulldozers-2012'
@@ -95,7 +94,7 @@ def test_no_sales_are_in_the_results():
     assert set(read_arrays(folder/'preds.npz')) == {'y', 'group', *runs}
 
 
-# --- The learner's defaults, on eight tables ---
+# --- What is said of results, and scripts ---
 
 @pytest.fixture(scope='module')
 def said_by():
@@ -112,156 +111,9 @@ def test_what_benchmarks_import_is_there(said_by, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, tables', [('settings', 'SLICED'), ('native', 'TABLES'), ('defaults', 'TABLES')])
-def test_scripts_find_their_tables(said_by, data_path, name, tables):
-    said = said_by(name)
-    for o in said[tables]: assert len(said['load'](o, data_path).slice().test_idx)
-
-
-@pytest.fixture(scope='module')
-def defaults(said_by):
-    "What `benchmarks/defaults.py` says, and the folders of the tables"
-    said = said_by('defaults')
-    folders = {o: next((root/'results'/'defaults').glob(f'{o}*')) for o in said['TABLES']}
-    return said, folders
-
-
-def test_every_arm_has_three_seeds_on_every_table(defaults):
-    said, folders = defaults
-    for name, o in folders.items():
-        seeds = {}
-        for r in read_runs(o): seeds.setdefault(r['arm'], set()).add(r['seed'])
-        fewer = {'default,members=1': 2, 'default,n_bins=0': 2}
-        for arm in {*said['ARMS'], 'blend', *said['variants'](name)}:
-            assert seeds[arm] >= set(range(fewer.get(arm, 3))), (name, arm)
-
-
-def test_all_nets_had_the_same_epochs_and_batches(defaults):
-    said, folders = defaults
-    for name, o in folders.items():
-        for r in read_runs(o):
-            if r['arm'] in ('default', 'fastai', said['ONE_WORD'], said['SINGLE']):
-                assert (r['params']['epochs'], r['params']['bs']) == said['TABLES'][name], (name, r['arm'])
-
-
-def test_native_categories_are_where_they_favour_an_opponent(defaults):
-    said, folders = defaults
-    native = {(r['arm'].split(',')[0], name) for name, o in folders.items() for r in read_runs(o)
-              if r['params'].get('native')}
-    assert native == {(arm, o) for arm, tables in said['NATIVE'].items() for o in tables
-                      if arm != 'blend'}
-
-
-def test_tables_of_the_defaults_come_from_the_files(defaults):
-    said, folders = defaults
-    for name, made in dict(ranks=said['ranks'](folders), ablation=said['ablations'](folders)).items():
-        assert made + '\n' == (root/'results'/'defaults'/f'{name}.md').read_text()
-
-
-def test_what_is_said_of_the_defaults(defaults):
-    "The words of docs/when.md: shares of `default.md`, ranks of `ranks.md`, embeddings of `ablation.md`"
-    said, folders = defaults
-    def cells(block):
-        "Table → its differences: each share, in a list that may be empty, and whether it is clear, which bold says"
-        return {l.split('|')[1].strip(): [(numbers(o)[0][:1], '**' in o) for o in l.split('|')[3:-1]]
-                for l in block.splitlines()[2:]}
-    def shares(block):
-        "For each column of differences: table → share, and whether it is clear; where there is one"
-        columns = zip(*(cells(block)[o.name] for o in folders.values()))
-        return [{name: (*share, clear) for name, (share, clear) in zip(folders, column) if share} for column in columns]
-    blocks = (root/'results'/'defaults'/'default.md').read_text().split('\n\n')
-    (fastai, blend, xgb, dense, shared), (catboost, tabm, realmlp) = (shares(o) for o in blocks[:2])
-    assert all(o.keys() == folders.keys() for o in (fastai, blend, xgb, dense, catboost, tabm, realmlp))
-    def clear(o): return {k for k, (_, clear) in o.items() if clear}
-    assert max(o[0] for o in fastai.values()) == -4.5 and sum(o[0] <= -5 for o in fastai.values()) == 7
-    assert clear(fastai) == {*said['TABLES']} - {'breast_cancer', 'wine'}
-    assert {k: round(-fastai[k][0]) for k in ('diabetes', 'california', 'adult', 'breast_cancer')} == dict(
-        diabetes=15, california=13, adult=11, breast_cancer=19)
-    assert [fastai[k][0] for k in ('bulldozers-codes', 'bulldozers-2012', 'bike')] == [-11.0, -7.5, -4.5]
-    assert clear(blend) == {'california', 'bike', 'adult', 'diabetes', 'bulldozers-codes'}
-    assert all(blend[k][0] < 0 for k in clear(blend))
-    assert clear(xgb) == {'bulldozers-codes', 'diabetes', 'breast_cancer', 'adult'} and xgb['adult'][0] == .9
-    assert clear(dense) == {'bike'} and dense['bike'][0] == .7
-    assert shared.keys() == {*said['ABLATED']} and clear(shared) == {'adult', 'bulldozers-codes', 'bulldozers-2012'}
-    assert clear(catboost) == {'bike', 'adult', 'bulldozers-codes', 'diabetes'}
-    assert [catboost[k][0] for k in ('bike', 'adult')] == [3.0, .7]
-    assert clear(tabm) == {*said['ABLATED']}
-    assert [tabm[k][0] for k in said['ABLATED']] == [2.9, 4.3, -8.2, -5.9, -2.2]
-    assert clear(realmlp) == {*said['ABLATED']} and all(-12.5 < realmlp[o][0] < -3.5 for o in said['ABLATED'])
-    longer = (root/'results'/'defaults'/'longer.md').read_text()
-    twice, usual = ({t: [(*share, clear) for share, clear in row] for t, row in cells(o).items()}
-                    for o in longer.split('\n\n'))
-    assert [*twice] == [*usual] == ['california-random', 'bike-days', 'adult-official', 'bulldozers-2012',
-                                      'bulldozers-codes']
-    assert [o[0] for o in twice.values()] == [(-2.3, True), (1.1, False), (-.3, False), (2.2, True), (-1.4, True)]
-    assert not any(o[1][1] for o in twice.values())  # with `weight_p=0`
-    assert {(t, i) for t, o in twice.items() for i in (2, 3, 4) if o[i][1] and o[i][0] > 0} == {('bulldozers-2012', 4)}
-    ahead = {(t, i) for t, o in twice.items() for i in (2, 3, 4) if o[i][1] and o[i][0] < 0}
-    assert ahead == {('bike-days', 3), ('adult-official', 2), ('adult-official', 3), ('bulldozers-codes', 3),
-                     ('bulldozers-codes', 4)}
-    assert twice['bulldozers-2012'][4][0] == 5.5 and twice['bulldozers-codes'][2] == (-1.1, False)
-    assert [o[0] for o in twice['bulldozers-codes'][3:5]] == [-2.6, -11.5]
-    level = {(t, i) for t, o in usual.items() for i in (0, 1) if not o[i][1]}
-    assert level == {(t, i) for t in ('california-random', 'bulldozers-2012', 'bulldozers-codes') for i in (0, 1)}
-    assert all(usual[t][i][0] < 0 for t in ('bike-days', 'adult-official') for i in (0, 1))
-    assert {t for t, o in usual.items() if o[2][1] and o[2][0] > 0} == {'california-random'}
-    assert usual['california-random'][2][0] == 2.3
-    ranked = rank_methods(list(folders.values()), [*said['ARMS'], *said['AUTHORS']])
-    assert ranked.index[0] == 'default' and len(ranked) == 9
-    def over_default(arm): return 100*(ranked.loc[arm][:, 'mean']/ranked.loc['default'][:, 'mean']-1)
-    def beaten_by(arm): return {o for o, more in over_default(arm).items() if more < 0}
-    assert over_default('realmlp').notna().all() and not beaten_by('realmlp')
-    assert round(over_default('realmlp')['bulldozers-codes']) == 11
-    assert beaten_by('catboost') == {'bike-days', 'adult-official', 'bulldozers-2012'}
-    assert beaten_by('tabm') == {'california-random', 'bike-days', 'wine-random'}
-    assert over_default('tabm').notna().all()
-    parts = rank_methods([folders[o] for o in said['ABLATED']], ['default', *said['PARTS']])
-    mean = {arm: parts.loc[arm][:, 'mean'] for arm in parts.index}
-    def without(arm): return 100*(mean[f'default,{arm}']/mean['default']-1)
-    def are(changes, digits, **percent):
-        "Is each change, rounded, what is said?"
-        found = {t.removeprefix('bulldozers-').split('-')[0]: o for t, o in changes.items()}
-        return {t: round(found[t], digits) for t in percent} == percent
-    small, embedded = without('emb_std=0.01'), without('n_bins=0')
-    assert are(small, 1, **{'2012': 5.5, 'codes': 2.}) and max(
-        abs(small[o]) for o in ('adult-official', 'california-random')) < .5
-    assert are(embedded, 0, california=12, adult=11, bike=4)
-    single = without('members=1')
-    assert are(single, 0, **{'codes': 9, '2012': 3, 'california': 3, 'bike': 3})
-    own = without('own_embeds=False')
-    assert are(own, 1, **{'codes': 2.8, '2012': 2., 'bike': 1.3}) and max(
-        abs(own[o]) for o in ('adult-official', 'california-random')) < .5
-    lower = 100*(mean['default']/mean['default,emb_std=0.01']-1)
-    assert are(lower, 1, **{'2012': -5.2, 'codes': -1.9})
-    mask = 100*(mean['default,emb_std=0.01,weight_p=0']/mean['default,emb_std=0.01']-1)
-    assert are(mask, 1, codes=3.8) and max(abs(o) for t, o in mask.items() if t != 'bulldozers-codes') < .6
-
-
-@pytest.fixture
-def quick_intervals(monkeypatch):
-    "Of thousands of rows, 500 blocks are drawn, which say of the ends of an interval nearly what single rows do"
-    interval = bench_report.paired_interval
-    def quick(a, b):
-        if len({*a[0]['group']}) < 2000: return interval(a, b)
-        return interval([{**a[0], 'group': a[0]['group'] % 500}, *a[1:]], b, n=4000)
-    monkeypatch.setattr(bench_report, 'paired_interval', quick)
-
-
-@pytest.mark.slow
-def test_the_differences_come_from_the_files(defaults, quick_intervals):
-    said, folders = defaults
-    made = said['tables'](folders)
-    for name in ('default', 'single', 'longer'):
-        there = (root/'results'/'defaults'/f'{name}.md').read_text()
-        for a, b in zip(numbers(made[name]), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
-
-
-@pytest.mark.slow
-def test_members_come_from_the_files(said_by, quick_intervals):
-    said = said_by('members_error')
-    folders = [folder, *(root/'results'/'members'/o for o in ('california-random', 'bike-days', 'adult-official'))]
-    made, there = said['members_table'](folders), (root/'results'/'members'/'members.md').read_text()
-    for a, b in zip(numbers(made), numbers(there), strict=True): assert np.allclose(a, b, atol=.3)
+def test_scripts_find_their_tables(said_by, data_path):
+    said = said_by('settings')
+    for o in said['SLICED']: assert len(said['load'](said['RENAMED'].get(o, o), data_path).slice().test_idx)
 
 
 def test_the_table_of_autogluon_comes_from_its_runs(said_by):

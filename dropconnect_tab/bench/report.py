@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['REFERENCES', 'PLOTS', 'read_results', 'paired_interval', 'summarise', 'compare', 'format_summary', 'format_masks',
-           'format_settings', 'plot_methods', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report', 'rank_methods',
-           'format_ranks', 'format_differences']
+           'format_settings', 'plot_methods', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report']
 
 # %% ../../nbs/bench/06_report.ipynb #15b08f13
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import first
@@ -259,54 +257,3 @@ def report(
             plt.close(fig)
         else: path.unlink(missing_ok=True)
     return summary
-
-# %% ../../nbs/bench/06_report.ipynb #7135549c
-def rank_methods(
-    folders:list, # Folders of datasets, as for `report`
-    methods:list, # Methods to rank
-) -> pd.DataFrame: # A row for each method, the best first: (dataset, 'mean') and (dataset, 'sd'), and ('', 'mean rank')
-    "The methods' errors on all datasets, and their mean rank"
-    found = {}
-    for folder in map(Path, folders):
-        summary = summarise(read_runs(folder))
-        measure = first(o for o in summary if o in _LABELS)
-        found[folder.name] = summary.reindex(methods)[[measure,'sd']].set_axis(['mean','sd'], axis=1)
-    res = pd.concat(found, axis=1)
-    if lacks := [o for o in methods if res.loc[o].isna().all()]:
-        raise ValueError(f"no run of {lacks[0]!r} in {', '.join(map(str, folders))}: run it, or leave it out")
-    res['','mean rank'] = res.xs('mean', axis=1, level=1).rank().mean(axis=1)
-    return res.sort_values(('','mean rank'))
-
-def format_ranks(
-    found:pd.DataFrame, # From `rank_methods`
-) -> str: # Markdown
-    "Errors of the methods on all datasets, mean ± standard deviation over seeds, and their mean rank"
-    datasets = list(dict.fromkeys(t for t,_ in found if t))
-    def cell(r, t): return '' if np.isnan(r[t,'mean']) else _mean_sd(r[t,'mean'], r[t,'sd'])
-    rows = [[a, *(cell(r, t) for t in datasets), f"{r['','mean rank']:.1f}"] for a,r in found.iterrows()]
-    return _markdown(['method', *datasets, 'mean rank'], rows)
-
-# %% ../../nbs/bench/06_report.ipynb #7d1a0009
-def format_percent(results, method, other):
-    "By how many percent the error of `method` differs from that of `other`, with its interval; '' without predictions"
-    runs = _with_preds(results)
-    if not {method,other} <= set(runs): return ''
-    mean = summarise(runs[other])[measure_of(results[0])][other]
-    return _difference(*(100*o/mean for o in paired_interval(runs[method], runs[other])), digits=1, unit='%')
-
-def differences_of(folder, method, references):
-    "A row of `format_differences`: the dataset, the error of `method`, and by how much it differs from each other"
-    results = read_results(folder)
-    measure = measure_of(results[0])
-    error = f'{_LABELS[measure]} {summarise(results)[measure][method]:.4f}'
-    return [Path(folder).name, error, *(format_percent(results, method, o) for o in references)]
-
-# %% ../../nbs/bench/06_report.ipynb #7d1a000a
-def format_differences(
-    folders:list, # Folders of datasets, as for `report`
-    method:str, # Method that is compared with others
-    references:list, # What it is compared with
-) -> str: # Markdown
-    "On each dataset, by how many percent the error of `method` differs from others', with its 95% interval"
-    head = ['dataset', method, *(f'against {o}' for o in references)]
-    return _markdown(head, [differences_of(o, method, references) for o in folders])
