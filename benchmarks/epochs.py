@@ -107,7 +107,8 @@ def epochs_table(out):
     worst = ['worst', '', '', *(f'{v:.3f}' for v in over.max())]
     seconds = ['median seconds', '', '', *(f'{v:.0f}' for v in secs.median())]
     return ('The lowest error on the validation rows, and that of each fit divided by it. Where no dropout is named, '
-            "it is the learner's own.\n\n" + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, mean, worst, seconds])))
+            "it is the learner's own.\n\n"
+            + '\n'.join(markdown(['dataset', 'rows', 'lowest', *over], [*rows, mean, worst, seconds])))
 
 
 def main():

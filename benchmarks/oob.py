@@ -237,7 +237,8 @@ def main():
                     once(file, dict(dataset=name, variant=variant, seed=seed),
                          lambda: fit(dataset, seed, **VARIANTS[variant]))
         for name in EPOCHS_OF:
-            once(file.with_name('epochs.jsonl'), dict(dataset=name), lambda: epoch_seconds(load(name, args.folder, 8000, 100)))
+            once(file.with_name('epochs.jsonl'), dict(dataset=name),
+                 lambda: epoch_seconds(load(name, args.folder, 8000, 100)))
     write_study(args.out, 'oob', fill, oob_table)
 
 

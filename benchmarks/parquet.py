@@ -159,8 +159,8 @@ def main():
     head = (f"{args.rows:,} synthetic rows of {args.columns} columns in a file of {size:.2f} GB, {args.columns//2} of "
             f"them categorical; batches of {BS:,}; a tenth of the rows for validation; CPU, {machine()}. Rows a "
             f"second: prepared, in an epoch of the loader, and trained on, in a part of an epoch ({args.fit_rows:,} "
-            f"rows) of `dropconnect_learner` with its defaults (bigtabular: fastai's model). Peak memory of the process, PyTorch and fastai included: "
-            f"before the training, without and with the files that it maps, and at its end.")
+            f"rows) of `dropconnect_learner` with its defaults (bigtabular: fastai's model). Peak memory of the process, "
+            f"PyTorch and fastai included: before the training, without and with the files that it maps, and at its end.")
     table = markdown(['loaders', 'rows', 'prepared', 'loader', 'trained', 'memory, GB', 'with mapped files, GB',
                       'with training, GB'], lines)
     write_page('\n'.join(["# Rows from Parquet", '', head, '', *table]), args.out)

@@ -23,6 +23,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -218,6 +219,7 @@ def report_settings(out):
     write_page('\n\n'.join(parts)+'\n', out/'settings.md')
     fig = plot_error_time(runs, 'fastai-untuned', f'Epochs and members, {len(ran)} datasets')
     write_whole(out/'settings.png', partial(fig.savefig, format='png', dpi=110))
+    plt.close(fig)
 
 
 def check(args, known):
