@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.tabular.all import set_seed, tabular_learner
+from fastai.tabular.all import OptimWrapper, set_seed, tabular_learner
 from files import at_most, markdown, options, percent, side_by_side, write_study
 from scipy.stats import gmean
 from thirty import DATASETS, load, usual_epochs
@@ -25,6 +25,7 @@ from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.embeddings import _n_bins
+from dropconnect_tab.layers import MemberLinear
 from dropconnect_tab.masks import few_inputs
 
 ROWS = 4000
@@ -35,7 +36,8 @@ VARIANTS = {
     'dense': dict(weight_p=0), **{f'{n} columns a neuron': dict(columns=n) for n in (2, 8, 16)},
     'outliers as they are': dict(cont_scale=False), 'half the bins': dict(bins=.5), 'twice the bins': dict(bins=2),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
-    'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128)}
+    'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
+    'Muon': dict(muon=True), 'Muon, batches of 512': dict(muon=True, bs=512)}
 
 
 def few_columns(n, dls):
@@ -54,11 +56,42 @@ def some_bins(times, dls):
 CHOSEN = dict(columns=few_columns, bins=some_bins)  # what a setting of this name makes of the data
 
 
+class Muon(torch.optim.AdamW):
+    """Orthogonalized steps for the matrices `hidden`, with twice the rate (Jordan et al. 2024, three Newton-Schulz steps);
+    AdamW for the other parameters"""
+    def __init__(self, params, hidden, **kwargs):
+        super().__init__(params, **kwargs)
+        self.hidden = {id(o) for o in hidden}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group['params']:
+                if id(p) not in self.hidden or p.grad is None: continue
+                state = self.state[p]
+                mean = state.setdefault('mean', torch.zeros_like(p)).lerp_(p.grad, .05)
+                x = p.grad.lerp(mean, .95)
+                if wide := x.shape[-2] > x.shape[-1]: x = x.mT
+                x = x/(x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+                for _ in range(3):
+                    a = x @ x.mT
+                    x = 3.4445*x + (-4.775*a + 2.0315*a @ a) @ x
+                if wide: x = x.mT
+                p.mul_(1 - group['lr']*group['weight_decay'])
+                p.sub_(x, alpha=2*group['lr']*max(1, p.shape[-2]/p.shape[-1])**.5)
+                p.grad = None
+        super().step()
+
+
 def learner_for(variant, dls, seed):
     if variant == FASTAI: return tabular_learner(dls, lr=1e-2)
-    given = {k: v for k, v in VARIANTS[variant].items() if k != 'bs'}
+    given = {k: v for k, v in VARIANTS[variant].items() if k not in ('bs', 'muon')}
     for k in [o for o in given if o in CHOSEN]: given.update(CHOSEN[k](given.pop(k), dls))
-    return dropconnect_learner(dls, seed=seed, **given)
+    learn = dropconnect_learner(dls, seed=seed, **given)
+    if 'muon' in VARIANTS[variant]:
+        hidden = [o.weight for o in learn.model.layers.modules() if isinstance(o, MemberLinear)][:-1]
+        learn.opt_func = partial(OptimWrapper, opt=partial(Muon, hidden=hidden))
+    return learn
 
 
 @lru_cache

@@ -16,12 +16,13 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-import defaults
 import numpy as np
 import pandas as pd
 import torch
 from fastai.tabular.all import set_seed
 from files import at_most, markdown, side_by_side
+from settings import TABLES
+from thirty import load
 
 from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
@@ -95,7 +96,7 @@ def spoiled(t):
     return replace(t, name=f'{t.name}-spoiled', df=df)
 
 
-def from_bench(name): return lambda folder: defaults.load(name, folder).slice()
+def from_bench(name): return lambda folder: load(name, folder).slice()
 
 
 OTHERS = {
@@ -107,7 +108,7 @@ OTHERS = {
     'lending_club': lambda _: from_r('modeldata', 'lending_club', 'Class'),
     'hotel_rates': lambda _: from_r('modeldata', 'hotel_rates', 'avg_price_per_room', ['arrival_date']),
     **{o: lambda _, o=o: from_keel(o) for o in ('spambase', 'satimage', 'magic', 'phoneme')}}
-CLEAN = {**{o: from_bench(o) for o in defaults.TABLES}, **OTHERS}
+CLEAN = {**{o: from_bench(o) for o in TABLES}, **OTHERS}
 SPOILED = {
     'smooth-spoiled': lambda _: spoiled(smooth()), 'smooth-few-spoiled': lambda _: spoiled(smooth(600)),
     'california-spoiled': lambda folder: spoiled(CLEAN['california'](folder)),
@@ -151,7 +152,7 @@ def fit(name, variant, seed, folder):
     "A line for a fit"
     t = load(name, folder)
     n = len(t.train_idx)
-    epochs, bs = defaults.TABLES.get(name, (15 if n < 1500 else 12, 64 if n < 1500 else 256))
+    epochs, bs = TABLES.get(name, (15 if n < 1500 else 12, 64 if n < 1500 else 256))
     set_seed(seed, reproducible=True)
     dls = dataset_dls(t, bs, 'cpu', 'tensors')
     learn = dropconnect_learner(dls, seed=seed, cont_scale=VARIANTS[variant](dls.train_ds))
