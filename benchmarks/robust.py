@@ -22,7 +22,7 @@ import torch
 from fastai.tabular.all import set_seed
 from files import at_most, markdown, side_by_side
 from settings import TABLES
-from thirty import load
+from thirty import load as load_bench
 
 from dropconnect_tab.bench.files import lock_folder, read_jsonl, write_whole
 from dropconnect_tab.bench.runs import errors
@@ -96,7 +96,7 @@ def spoiled(t):
     return replace(t, name=f'{t.name}-spoiled', df=df)
 
 
-def from_bench(name): return lambda folder: load(name, folder).slice()
+def from_bench(name): return lambda folder: load_bench(name, folder).slice()
 
 
 OTHERS = {
