@@ -165,7 +165,8 @@ def error_and_time(
 # %% ../../nbs/bench/08_many.ipynb #e5a40028
 _MARKERS = 'os^D'
 
-_BESIDE = ((7,0),'left'), ((-7,0),'right'), ((7,9),'left'), ((7,-9),'left'), ((-7,9),'right'), ((-7,-9),'right')
+_BESIDE = (((7,0),'left'), ((-7,0),'right'), ((0,11),'center'), ((0,-11),'center'), ((7,9),'left'), ((7,-9),'left'),
+           ((-7,9),'right'), ((-7,-9),'right'))
 
 def _name_points(ax, points):
     "Write the name of each point, (x, y, name), beside it: within the axes and over nothing else, where there is room"
