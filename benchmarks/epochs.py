@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastai.tabular.all import Callback, set_seed
+from fastai.tabular.all import set_seed
 from fastprogress.fastprogress import progress_bar
 from files import at_most, markdown, once, write_study
 from robust import constant
@@ -30,7 +30,7 @@ from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.data import batch_size
 from dropconnect_tab.learner import dropconnect_learner
-from dropconnect_tab.members import average_members
+from dropconnect_tab.oob import ValidateOutOfBag
 
 warnings.filterwarnings('ignore')
 
@@ -56,31 +56,15 @@ def one_cycle(t, seed, epochs, ps):
         return learn.get_preds()[0].numpy()
 
 
-class ValidateOutOfBag(Callback):
-    "Validate each row by the members that leave it out: the loader for validation has the training rows, too"
-    def before_validate(self):
-        self.average = self.model.average
-        self.model.average = False
-
-    def after_pred(self):
-        if self.training: return
-        left, each = self.model.leave_out(*self.xb), self.model.leave_out.each
-        self.learn.pred = average_members(self.pred[left].view(-1, each, self.pred.shape[-1]), self.average)
-        self.learn.yb = tuple(o[left.any(1)] for o in self.yb)
-
-    def after_validate(self): self.model.average = self.average
-
-
 def stopped_out_of_bag(t, seed):
     "Predictions for the slice by a learner that stops when the loss of out-of-bag rows no longer falls"
     set_seed(seed, reproducible=True)
     dls = dataset_dls(t, batch_size(len(t.train_idx)), 'cpu', 'tensors')
     learn = dropconnect_learner(dls, seed=seed, oob=.5)
-    test, dls.loaders = dls.valid, [dls.train, dls.train.new(shuffle=False, drop_last=False, bs=1024)]
     with learn.no_bar(), learn.no_logging():
         learn.fit_averaged(cbs=ValidateOutOfBag())
         if t.classes: learn.calibrate()
-        return learn.get_preds(dl=test)[0].numpy()
+        return learn.get_preds()[0].numpy()
 
 
 def fit(t, seed, epochs=None, ps=None, oob=False):

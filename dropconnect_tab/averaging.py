@@ -167,8 +167,9 @@ def fit_averaged(self:Learner,
     "Fit at a constant rate with `AverageWeights`; without `n_epoch`, until the validation loss no longer falls at a lower one"
     check_whole('patience', patience, 1)
     if n_epoch is not None: check_whole('n_epoch', n_epoch, 1)
-    elif not len(self.dls.valid): raise ValueError(
-        "n_epoch=None needs validation rows, which say when to stop: give some, or a number of epochs")
+    elif not len(self.dls.valid) and not any(getattr(o, 'has_rows', False) for o in self.cbs+L(cbs)): raise ValueError(
+        "n_epoch=None needs validation rows, which say when to stop: give some, or a number of epochs, or with oob=0.5 "
+        "cbs=ValidateOutOfBag()")
     n = n_epoch or most_epochs(self.dls.train.n)
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)

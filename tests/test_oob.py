@@ -18,7 +18,8 @@ from sklearn.metrics import accuracy_score, r2_score
 from torch import nn
 
 from dropconnect_tab.all import (
-    DropConnectTabularModel, MemberLoss, best_temperature, dropconnect_config, dropconnect_learner, load_predictor)
+    DropConnectTabularModel, MemberLoss, ValidateOutOfBag, best_temperature, dropconnect_config, dropconnect_learner,
+    load_predictor)
 from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.packaged import load_packaged
 from dropconnect_tab.data import fast_dls
@@ -272,13 +273,55 @@ def test_scores_are_of_rows_that_were_left_out(tmp_path):
     with pytest.raises(ValueError, match="metric='accuracy' is not a function"): learn.oob_score('accuracy')
 
 
-def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):
-    "The target is noise: members know the rows that they learned, and nothing of the others"
+def noise_dls(path):
+    "Rows whose target says nothing of them"
     df = make_df(300)
     df['noise'] = np.random.default_rng(1).normal(size=300)
-    dls = TabularDataLoaders.from_df(df, path=tmp_path, procs=[Categorify, Normalize], cat_names=['shop', 'day'],
-                                     cont_names=['size', 'age'], y_names='noise', valid_idx=list(range(200, 300)), bs=50, device='cpu')
-    learn = fit(make_learner(dls=dls, layers=[100, 100], ps=0, oob=1.), 25)
+    return TabularDataLoaders.from_df(df, path=path, procs=[Categorify, Normalize], cat_names=['shop', 'day'], bs=50, device='cpu',
+                                      cont_names=['size', 'age'], y_names='noise', valid_idx=list(range(200, 300)))
+
+
+def test_out_of_bag_rows_validate(tmp_path):
+    "Their loss and metrics, with validation rows or without, by fastai's loader or the fast one; averages are back after it"
+    dls = make_dls('band', path=tmp_path)
+    for loaders in (dls, fast_dls(dls)):
+        loaders.loaders[1] = loaders.valid.new(loaders.valid_ds.iloc[:0])
+        learn = fit(make_learner('band', loaders, metrics=accuracy), cbs=ValidateOutOfBag())
+        loss, right = learn.recorder.values[-1][1:3]
+        assert loss == pytest.approx(quietly(learn, 'oob_score'), rel=1e-4) and learn.model.average == 'softmax'
+        assert right == pytest.approx(quietly(learn, 'oob_score', accuracy), rel=1e-4)
+
+
+def test_batches_without_out_of_bag_rows_do_not_count(tmp_path):
+    dls = make_dls('price', path=tmp_path)
+    learn = make_learner(dls=dls, oob=.1)
+    none = [len(o) for o in left_of(learn).split(5) if not o.any()]
+    assert none  # batches of five rows that no member leaves out
+    dls.loaders[0] = dls.train.new(bs=5)
+    fit(learn, 1, cbs=ValidateOutOfBag())
+    assert learn.recorder.values[-1][1] == pytest.approx(quietly(learn, 'oob_score'), rel=1e-4)
+
+
+def test_out_of_bag_rows_say_when_to_stop(tmp_path):
+    dls = noise_dls(tmp_path)
+    dls.loaders[1] = dls.valid.new(dls.valid_ds.iloc[:0])
+    learn = make_learner(dls=dls)
+    with pytest.raises(ValueError, match=r'or with oob=0.5 cbs=ValidateOutOfBag\(\)'): learn.fit_averaged()
+    quietly(learn, 'fit_averaged', cbs=ValidateOutOfBag(), patience=1)
+    losses = [o[1] for o in learn.recorder.values]
+    assert 3 < len(losses) < 60 and quietly(learn, 'oob_score') == pytest.approx(min(losses), rel=1e-4)
+    learn.add_cb(ValidateOutOfBag())
+    quietly(learn, 'fit_averaged', patience=1)
+
+
+def test_a_learner_that_leaves_out_nothing_cannot_validate_so(tmp_path):
+    learn = make_learner(dls=make_dls('price', path=tmp_path), oob=None)
+    with pytest.raises(ValueError, match='make the learner with oob=0.5'): fit(learn, cbs=ValidateOutOfBag())
+
+
+def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):
+    "The target is noise: members know the rows that they learned, and nothing of the others"
+    learn = fit(make_learner(dls=noise_dls(tmp_path), layers=[100, 100], ps=0, oob=1.), 25)
     score, seen, new = quietly(learn, 'oob_score'), quietly(learn, 'validate', 0)[0], quietly(learn, 'validate')[0]
     assert seen < .7 and score > 1 and score > .75*new
 
