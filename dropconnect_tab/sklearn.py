@@ -36,7 +36,7 @@ from sklearn.utils.validation import (
     _check_sample_weight, check_array, check_consistent_length, check_is_fitted, check_random_state, column_or_1d,
     validate_data)
 
-import dropconnect_tab.interpret, dropconnect_tab.oob  # what `learner_` can do
+import dropconnect_tab.interpret  # what `learner_` can do
 from .averaging import KeepBest
 from .checks import check_whole
 from .data import TabTensorDL, batch_size
@@ -45,6 +45,7 @@ from .frame import FillGaps, TableColumns, check_errors
 from .learner import dropconnect_learner
 from .masks import unwrap
 from .members import MemberLoss, average_for, loss_power, takes_target_scale
+from .oob import ValidateOutOfBag
 from .serve import Predictor
 
 # %% ../nbs/16_sklearn.ipynb #982c20b8
@@ -158,7 +159,7 @@ class _DropConnectEstimator(BaseEstimator):
         return tags
 
     def _weights(self, y, sample_weight): return sample_weight  # those that rows count by
-    def _calibrate_by(self, learn, dl): pass  # rows that were not trained on
+    def _calibrate_by(self, learn, dl=None): pass  # rows that were not trained on; None: those that members leave out
 
 # %% ../nbs/16_sklearn.ipynb #2a0b2819
 @patch
@@ -322,8 +323,19 @@ def _own_order(loaders, seed):
 _FEW_TO_JUDGE = 1000 # Fewer rows than this are too few to hold any out
 
 @patch
+def _stops_by_oob(self:_DropConnectEstimator, n):
+    "Do those of `n` training rows that members leave out say when to stop, where no others do?"
+    oob = self._learner_settings().get('oob') or (self.config or {}).get('oob')
+    return self.n_epoch is None and not self.early_stopping and n >= _FEW_TO_JUDGE and bool(oob)
+
+@patch
+def _stopped_by_oob(self:_DropConnectEstimator, learn):
+    return not len(learn.dls.valid_ds) and self._stops_by_oob(len(learn.dls.train_ds))
+
+@patch
 def _sets_aside(self:_DropConnectEstimator, n):
     "Are some of `n` rows held out as validation rows?"
+    if self._stops_by_oob(n): return False
     return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE
 
 @patch
@@ -344,7 +356,9 @@ def _join(self:_DropConnectEstimator, learn, every_row):
 def _train(self:_DropConnectEstimator, learn, every_row):
     "Fit; have the held-out rows been added to the training rows?"
     if self.n_epoch is None:
-        learn.fit_averaged(None if len(learn.dls.valid_ds) else 30, wd=self.wd, patience=self.patience)
+        by_oob = self._stopped_by_oob(learn)
+        learn.fit_averaged(None if by_oob or len(learn.dls.valid_ds) else 30, wd=self.wd, patience=self.patience,
+                           cbs=ValidateOutOfBag() if by_oob else None)
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
@@ -389,6 +403,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
         self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
         if getattr(self, 'calibrate', False):
             with _quiet(learn): learn.calibrate()
+        elif self._stopped_by_oob(learn) and unwrap(learn.model).leave_out.each > 1: self._calibrate_by(learn)
         if self.oob_score: self._score_left_out(all_y, rows[np.concatenate([train,valid]) if joined else train])
     self._serve()
 
@@ -674,7 +689,7 @@ def _weights(self:DropConnectClassifier, y, sample_weight):
     return own/(own.mean() or 1)
 
 @patch
-def _calibrate_by(self:DropConnectClassifier, learn, dl):
+def _calibrate_by(self:DropConnectClassifier, learn, dl=None):
     if self.calibrate is None and self.loss_func is None:
         with _quiet(learn): learn.calibrate(dl)
 

@@ -656,6 +656,35 @@ def test_a_classifier_calibrates_itself():
     assert without.learner_.model.temperature.item() != pytest.approx(t, rel=1e-4)
 
 
+@pytest.mark.parametrize('settings, held_out', [
+    (dict(oob_score=True), False), (dict(oob=.5), False), (dict(config=dict(oob=.5)), False), (dict(calibrate=True), False),
+    ({}, True), (dict(oob_score=True, n_epoch=2, early_stopping=True), True)])
+def test_rows_that_members_leave_out_say_when_an_estimator_stops(settings, held_out):
+    df, y = make_df(1200), np.random.default_rng(7).choice(['a', 'b'], 1200)  # nothing to learn, so it is over soon
+    est = DropConnectClassifier(layers=[20, 10], random_state=0, patience=1, **settings).fit(df[X_names], y)
+    dls, history = est.learner_.dls, est.history_
+    assert (len(dls.train_ds) < 1200) == (len(dls.valid_ds) > 0) == ('n_epoch' in settings)  # else rows have joined again
+    assert (est.learner_.model.temperature is None) == ('n_epoch' in settings)
+    if held_out: return
+    assert 3 < len(history) < 30 and history.valid_loss.notna().all()
+    with_oob = est.learner_.model.temperature.item()
+    quietly(est.learner_, 'calibrate')
+    assert est.learner_.model.temperature.item() == pytest.approx(with_oob)
+
+
+def test_validation_rows_that_are_given_come_before_those_that_members_leave_out():
+    df = make_df(1300)
+    df['price'] = np.random.default_rng(7).normal(size=1300)
+    for oob in (None, .5):
+        est = DropConnectRegressor(layers=[20, 10], random_state=0, patience=1, oob=oob)
+        est.fit(df[X_names][:1100], df.price[:1100], X_val=df[X_names][1100:], y_val=df.price[1100:])
+        assert len(est.learner_.dls.valid_ds) == 200
+    few = DropConnectRegressor(layers=[20, 10], random_state=0, oob=.5).fit(df[X_names][:990], df.price[:990])
+    assert len(few.history_) == 30 and few.history_.valid_loss.isna().all()
+    one = DropConnectClassifier(layers=[20, 10], random_state=0, patience=1, config=dict(oob=.5, oob_members=1))
+    assert one.fit(df[X_names], df.band).learner_.model.temperature is None  # of a single member it is not known
+
+
 @pytest.mark.parametrize('settings, says', [
     (dict(oob=False, oob_score=True), "oob=False leaves out no rows"), (dict(members=1, oob_score=True), "members=1 is a single network"),
     (dict(config=dict(oob=False), calibrate=True), "oob=False leaves out no rows"), (dict(oob=7), "oob=7: give the fraction"),
