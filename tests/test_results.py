@@ -148,7 +148,7 @@ def test_what_is_said_of_epochs(said_by, folder):
         assert (round(mean['one-cycle 12'], 2), round(worst['one-cycle 12'], 2)) == (1.07, 1.42)
     elif folder == 'epochs/oob':
         found = [round(float(o), 3) for o in mean[['one-cycle 12', 'estimator', 'out-of-bag']]]
-        assert (len(errs), found) == (12, [1.075, 1.015, 1.005])
+        assert (len(errs), found) == (12, [1.088, 1.027, 1.017]) and mean.drop(['estimator', 'out-of-bag']).idxmin() == 'one-cycle 12'
     else:
         usual, none = (errs[f'one-cycle 6, ps={o}'] for o in (.1, .0))
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
