@@ -40,13 +40,17 @@ def _collect(learn, dl, leave_out=None):
     if weights is not None: weights = torch.as_tensor(weights)
     return torch.cat(kept.outputs),torch.cat(kept.left) if leave_out else None,targs,weights
 
+def _leave_out(learn):
+    "What says which members leave out a row; a `ValueError` where none do"
+    if res := getattr(unwrap(learn.model), 'leave_out', None): return res
+    raise ValueError(
+        "all members learned from all rows: make the learner with oob=0.5, or another fraction of rows to leave out")
+
 def _left_out(learn):
     """Of the training rows that members left out: their outputs, (rows, members that did, outputs). Of all rows: which
     members left them out, targets, and weights (or None)"""
-    model = unwrap(learn.model)
-    if (leave_out := getattr(model, 'leave_out', None)) is None: raise ValueError(
-        "all members learned from all rows: make the learner with oob=0.5, or another fraction of rows to leave out")
-    with no_average(model): outputs,left,targs,weights = _collect(learn, rows_of(learn.dls, 0), leave_out)
+    leave_out = _leave_out(learn)
+    with no_average(unwrap(learn.model)): outputs,left,targs,weights = _collect(learn, rows_of(learn.dls, 0), leave_out)
     if not left.any(): raise ValueError(
         f"no row was left out by any member: with oob={leave_out.share!r} give more rows, or a larger fraction")
     return outputs[left].view(-1, leave_out.each, outputs.shape[-1]),left,targs,weights
@@ -87,8 +91,7 @@ class ValidateOutOfBag(Callback):
     has_rows = True # Are there rows to validate on, whatever `dls.valid` has?
 
     def before_fit(self):
-        if getattr(unwrap(self.model), 'leave_out', None) is None: raise ValueError(
-            "all members learn from all rows: make the learner with oob=0.5, or another fraction of rows to leave out")
+        _leave_out(self.learn)
         self.rows = rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
 
     def before_validate(self): self.learn.dl = self.rows

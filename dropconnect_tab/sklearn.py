@@ -324,19 +324,14 @@ _FEW_TO_JUDGE = 1000 # Fewer rows than this are too few to hold any out
 
 @patch
 def _stops_by_oob(self:_DropConnectEstimator, n):
-    "Do those of `n` training rows that members leave out say when to stop, where no others do?"
+    "Do those of `n` training rows that members leave out say when to stop, unless others are given?"
     oob = self._learner_settings().get('oob') or (self.config or {}).get('oob')
     return self.n_epoch is None and not self.early_stopping and n >= _FEW_TO_JUDGE and bool(oob)
 
 @patch
-def _stopped_by_oob(self:_DropConnectEstimator, learn):
-    return not len(learn.dls.valid_ds) and self._stops_by_oob(len(learn.dls.train_ds))
-
-@patch
 def _sets_aside(self:_DropConnectEstimator, n):
     "Are some of `n` rows held out as validation rows?"
-    if self._stops_by_oob(n): return False
-    return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE
+    return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE and not self._stops_by_oob(n)
 
 @patch
 def _join(self:_DropConnectEstimator, learn, every_row):
@@ -353,10 +348,9 @@ def _join(self:_DropConnectEstimator, learn, every_row):
     rec.iters = before[3] + [o+before[3][-1] for o in rec.iters]
 
 @patch
-def _train(self:_DropConnectEstimator, learn, every_row):
+def _train(self:_DropConnectEstimator, learn, every_row, by_oob):
     "Fit; have the held-out rows been added to the training rows?"
     if self.n_epoch is None:
-        by_oob = self._stopped_by_oob(learn)
         learn.fit_averaged(None if by_oob or len(learn.dls.valid_ds) else 30, wd=self.wd, patience=self.patience,
                            cbs=ValidateOutOfBag() if by_oob else None)
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
@@ -384,6 +378,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
         self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val)
+        by_oob = X_val is None and self._stops_by_oob(len(X))
         _own_order([*dls.loaders, every_row], seed)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
@@ -393,7 +388,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
             dls, n_out=y.shape[1] if vocab is None else len(vocab), emb_szs=_emb_szs(dls.train_ds), loss_func=loss,
             cbs=cbs, **self._learner_settings())
         try:
-            with _progress(learn, self.verbose): joined = self._train(learn, every_row)
+            with _progress(learn, self.verbose): joined = self._train(learn, every_row, by_oob)
         finally:
             learn.remove_cbs(cbs)
             for cb,owner in zip(cbs, owners): cb.learn = owner
@@ -403,7 +398,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
         self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
         if getattr(self, 'calibrate', False):
             with _quiet(learn): learn.calibrate()
-        elif self._stopped_by_oob(learn) and unwrap(learn.model).leave_out.each > 1: self._calibrate_by(learn)
+        elif by_oob and unwrap(learn.model).leave_out.each > 1: self._calibrate_by(learn)
         if self.oob_score: self._score_left_out(all_y, rows[np.concatenate([train,valid]) if joined else train])
     self._serve()
 

@@ -102,10 +102,9 @@ _LABELS = dict(rmse='RMSE', logloss='log loss')
 
 def _mean_sd(mean, sd): return f'{mean:.4f}' + ('' if np.isnan(sd) else f' ± {sd:.4f}')
 
-def _difference(diff, low, high, digits=4, unit=''):
+def _difference(diff, low, high):
     "A difference with its interval, bold where that excludes zero"
-    text = f'{diff:+.{digits}f}{unit}'
-    return f"{f'**{text}**' if low>0 or high<0 else text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{f'**{diff:+.4f}**' if low>0 or high<0 else f'{diff:+.4f}'} [{low:+.4f}, {high:+.4f}]"
 
 def format_summary(
     summary:pd.DataFrame, # From `summarise`
