@@ -52,7 +52,8 @@ def write_page(text, file=None):
 def machine():
     "What the times of a page depend on"
     import torch
-    return f"{torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}"
+    n = torch.get_num_threads()
+    return f"{n} thread{'s'[:n>1]}, {platform.system()}, torch {torch.__version__}"
 
 
 # --- Fewer rows ---

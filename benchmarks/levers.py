@@ -1,13 +1,13 @@
 """Which settings of `dropconnect_learner` pay on many datasets? One change at a time, judged on validation rows.
 
 At most 4,000 training rows of 29 of the datasets of thirty.py, split off their training rows, and the epochs that
-thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is worth
-having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
+thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is
+worth having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
 
     python benchmarks/levers.py FOLDER --out results/levers --jobs 2
 
-FOLDER has what thirty.py needs. Results go to OUT/runs.jsonl, a line for each fit, and the table to OUT/levers.md. What is
-there is not repeated.
+FOLDER has what thirty.py needs. Results go to OUT/runs.jsonl, a line for each fit, and the table to OUT/levers.md. What
+is there is not repeated.
 """
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -19,6 +19,7 @@ from fastai.tabular.all import OptimWrapper, set_seed, tabular_learner
 from files import at_most, markdown, options, percent, side_by_side, write_study
 from scipy.stats import gmean
 from thirty import DATASETS, load, usual_epochs
+from torch import nn
 
 from dropconnect_tab.all import best_temperature, dropconnect_learner
 from dropconnect_tab.bench.datasets import dataset_dls
@@ -26,7 +27,9 @@ from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.embeddings import _n_bins
 from dropconnect_tab.layers import MemberLinear
+from dropconnect_tab.learner import _defaults
 from dropconnect_tab.masks import few_inputs
+from dropconnect_tab.optimizer import FusedAdam
 
 ROWS = 4000
 FASTAI = 'fastai'
@@ -37,7 +40,11 @@ VARIANTS = {
     'outliers as they are': dict(cont_scale=False), 'half the bins': dict(bins=.5), 'twice the bins': dict(bins=2),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
     'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
-    'Muon': dict(muon=True), 'Muon, batches of 512': dict(muon=True, bs=512)}
+    'Muon': dict(muon=True), 'Muon, batches of 512': dict(muon=True, bs=512),
+    **{f'adapters, {n} members': dict(adapters=1., members=n) for n in (8, 16, 32)},
+    'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
+    'rows of a batch by member': dict(apart=8)}
+OF_LEARNER = 'bs', 'muon', 'adapters', 'apart'  # settings that are not the learner's arguments
 
 
 def few_columns(n, dls):
@@ -57,8 +64,8 @@ CHOSEN = dict(columns=few_columns, bins=some_bins)  # what a setting of this nam
 
 
 class Muon(torch.optim.AdamW):
-    """Orthogonalized steps for the matrices `hidden`, with twice the rate (Jordan et al. 2024, three Newton-Schulz steps);
-    AdamW for the other parameters"""
+    """Orthogonalized steps for the matrices `hidden`, with twice the rate (Jordan et al. 2024, three Newton-Schulz
+    steps); AdamW for the other parameters"""
     def __init__(self, params, hidden, **kwargs):
         super().__init__(params, **kwargs)
         self.hidden = {id(o) for o in hidden}
@@ -83,12 +90,44 @@ class Muon(torch.optim.AdamW):
         super().step()
 
 
+class Adapted(nn.Module):
+    "A layer that members share, but for a factor of each input and of each output, and a bias (Wen et al. 2020)"
+    def __init__(self, members, n_in, n_out, factors=None):
+        super().__init__()
+        self.weight = nn.Linear(n_in, n_out).weight
+        self.of_inputs = nn.Parameter(torch.ones(members, n_in, 1) if factors is None else factors[..., None])
+        self.of_outputs = nn.Parameter(torch.ones(members, n_out, 1))
+        self.bias = nn.Parameter(torch.empty(members, n_out, 1).uniform_(-n_in**-.5, n_in**-.5))
+
+    def forward(self, x):  # (1, K·I, B)
+        x = x.unflatten(1, (len(self.bias), -1))[0]*self.of_inputs  # (K, I, B)
+        return torch.addcmul(self.bias, self.weight @ x, self.of_outputs).flatten(0, 1)[None]
+
+
+def share_layers(model, share):
+    """Put adapted layers in the place of the hidden ones. Factors of a column's inputs start at -1 or 1, as in TabM
+    (Gorishniy et al. 2024), for `share` of the columns, and at 0 for the others"""
+    blocks, groups = model.layers[:-1], torch.tensor(model.column_groups)
+    for i, block in enumerate(blocks):
+        old, factors = block[0], None
+        if i == 0:
+            signs = torch.randint(0, 2, (model.members, len(groups)))*2.-1
+            kept = torch.rand_like(signs).argsort(1) < max(1, round(share*len(groups)))
+            factors = (signs*kept/share**.5).repeat_interleave(groups, 1)
+        block[0] = Adapted(model.members, old.in_features, old.out_features, factors)
+
+
 def learner_for(variant, dls, seed):
     if variant == FASTAI: return tabular_learner(dls, lr=1e-2)
-    given = {k: v for k, v in VARIANTS[variant].items() if k not in ('bs', 'muon')}
+    more = VARIANTS[variant]
+    given = {k: v for k, v in more.items() if k not in OF_LEARNER}
     for k in [o for o in given if o in CHOSEN]: given.update(CHOSEN[k](given.pop(k), dls))
+    if 'adapters' in more: given.update(own_embeds=False, weight_p=0)
+    if 'apart' in more: given.update(members=1, opt_func=FusedAdam, config=dict(
+        cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
     learn = dropconnect_learner(dls, seed=seed, **given)
-    if 'muon' in VARIANTS[variant]:
+    if 'adapters' in more: share_layers(learn.model, more['adapters'])
+    if 'muon' in more:
         hidden = [o.weight for o in learn.model.layers.modules() if isinstance(o, MemberLinear)][:-1]
         learn.opt_func = partial(OptimWrapper, opt=partial(Muon, hidden=hidden))
     return learn
@@ -100,15 +139,22 @@ def part_of(name, folder):
     return replace(at_most(load(name, folder).slice(), ROWS, ROWS), times=None)
 
 
-def fit(name, variant, seed, folder):
-    "Lines for a variant: the error on the validation rows, and for classes that after the temperature that suits them best"
-    torch.set_num_threads(1)
-    dataset = part_of(name, folder)
-    set_seed(seed, reproducible=True)
+def predict(variant, dataset, seed):
+    "Fit, and predict the validation rows"
     learn = learner_for(variant, dataset_dls(dataset, VARIANTS[variant].get('bs'), 'cpu', 'tensors'), seed)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(usual_epochs(len(dataset.train_idx)))
-        preds, targs = learn.get_preds()
+        return learn.get_preds()
+
+
+def fit(name, variant, seed, folder):
+    "The error on the validation rows, and for classes that after the temperature that suits them best"
+    torch.set_num_threads(1)
+    dataset, apart = part_of(name, folder), VARIANTS[variant].get('apart', 1)
+    set_seed(seed, reproducible=True)
+    # Members that share nothing, each with its own rows in a batch, are networks that are trained apart
+    preds, targs = map(torch.stack, zip(*(predict(variant, dataset, seed*apart+i) for i in range(apart))))
+    preds, targs = preds.mean(0), targs[0]
     key = dict(dataset=name, variant=variant, seed=seed)
     if not dataset.classes:
         return [{**key, **errors(preds.numpy(), dataset.targets(dataset.test_idx), 'rmse')}]

@@ -1,11 +1,14 @@
 """Memory and speed of loaders that are filled from a Parquet file, next to those of a DataFrame.
 
 Writes synthetic rows, half of their columns categorical, then prepares loaders in several ways, each in a process of
-its own: `parquet_dls` with all rows, in memory and mapped, a `TabularPandas` of a part that fits, and bigtabular, fastai
-on dask, with a few rows, if it is installed. Prints rows a second of the preparation, of an epoch of the loader and of
+its own: `parquet_dls` with all rows, in memory and mapped, a `TabularPandas` of a part that fits, and bigtabular,
+fastai on dask, with a few rows, if it is installed. Prints rows a second of the preparation, of an epoch of the loader and of
 a training (bigtabular: of fastai's model), and the peak memory.
 
     python benchmarks/parquet.py --rows 5000000 --out benchmarks/parquet.md
+    python benchmarks/parquet.py --rows 50000000 --ways mapped tensors fastai --out benchmarks/parquet_larger.md
+
+bigtabular needs `pip install bigtabular`.
 """
 import json
 import sys
@@ -159,11 +162,12 @@ def main():
     head = (f"{args.rows:,} synthetic rows of {args.columns} columns in a file of {size:.2f} GB, {args.columns//2} of "
             f"them categorical; batches of {BS:,}; a tenth of the rows for validation; CPU, {machine()}. Rows a "
             f"second: prepared, in an epoch of the loader, and trained on, in a part of an epoch ({args.fit_rows:,} "
-            f"rows) of `dropconnect_learner` with its defaults (bigtabular: fastai's model). Peak memory of the process, "
-            f"PyTorch and fastai included: before the training, without and with the files that it maps, and at its end.")
+            f"rows) of `dropconnect_learner` with its defaults (bigtabular: fastai's model). Peak memory of the "
+            f"process, PyTorch and fastai included: before the training, without and with the files that it maps, and "
+            f"at its end.")
     table = markdown(['loaders', 'rows', 'prepared', 'loader', 'trained', 'memory, GB', 'with mapped files, GB',
                       'with training, GB'], lines)
-    write_page('\n'.join(["# Rows from Parquet", '', head, '', *table]), args.out)
+    write_page('\n'.join([f"# {args.rows:,} rows from Parquet", '', head, '', *table]), args.out)
 
 
 if __name__ == '__main__':
