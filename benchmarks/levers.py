@@ -38,6 +38,7 @@ VARIANTS = {
     'one member': dict(members=1), 'shared embeddings': dict(own_embeds=False), 'no bins': dict(n_bins=0),
     'dense': dict(weight_p=0), **{f'{n} columns a neuron': dict(columns=n) for n in (2, 8, 16)},
     'outliers as they are': dict(cont_scale=False), 'half the bins': dict(bins=.5), 'twice the bins': dict(bins=2),
+    'bins of 200 rows': dict(rows_of_bin=200),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
     'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
     'Muon': dict(muon=True), 'Muon, batches of 512': dict(muon=True, bs=512),
@@ -60,7 +61,12 @@ def some_bins(times, dls):
     return dict(n_bins=n if n > 1 else 0)
 
 
-CHOSEN = dict(columns=few_columns, bins=some_bins)  # what a setting of this name makes of the data
+def bins_of(rows, dls):
+    "Bins of `rows` rows, 48 at most, as in regression"
+    return dict(n_bins=min(48, len(dls.train_ds)//rows))
+
+
+CHOSEN = dict(columns=few_columns, bins=some_bins, rows_of_bin=bins_of)  # what a setting of this name makes of the data
 
 
 class Muon(torch.optim.AdamW):
