@@ -13,7 +13,7 @@ from dropconnect_tab.members import AverageMembers, MemberLoss
 from dropconnect_tab.merge import merge_members
 from dropconnect_tab.model import DropConnectTabularModel
 from dropconnect_tab.oob import ValidateOutOfBag, best_temperature
-from dropconnect_tab.optimizer import FusedAdam
+from dropconnect_tab.optimizer import FusedAdam, Muon
 from dropconnect_tab.predict import calibrate_spread, interval_coverage, pred_intervals
 from dropconnect_tab.serve import Predictor
 
@@ -21,6 +21,6 @@ __all__ = [  # for type checkers, which take imported names for private
     'AverageMembers', 'AverageWeights', 'best_temperature', 'calibrate_spread', 'draw_mask', 'dropconnect',
     'dropconnect_config', 'dropconnect_learner', 'DropConnectCallback', 'DropConnectLinear',
     'DropConnectTabularModel', 'fast_dls', 'FillGaps', 'FusedAdam', 'get_cont_edges', 'get_cont_scale',
-    'interval_coverage', 'load_predictor', 'MemberLoss', 'merge_members', 'only_masks', 'plot_coverage',
+    'interval_coverage', 'load_predictor', 'MemberLoss', 'merge_members', 'Muon', 'only_masks', 'plot_coverage',
     'plot_error_spread', 'plot_importance', 'plot_reliability', 'pred_intervals', 'Predictor', 'TabTensorDL',
     'TimeLimit', 'ValidateOutOfBag', 'WeightMasks']

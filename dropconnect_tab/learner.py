@@ -10,9 +10,10 @@ from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
 from .data import TabTensorDL, read_by_value
+from .masks import find_linears
 from .members import AverageMembers, MemberLoss, average_for, loss_power, probabilities_by
 from .model import DropConnectTabularModel
-from .optimizer import FusedAdam
+from .optimizer import FusedAdam, Muon
 from .embeddings import (
     ContScale, TargetScale, get_cont_edges, get_cont_scale, get_y_start, get_y_scale, predicts_category, start_outputs)
 
@@ -119,6 +120,10 @@ def _has_classes(to, loss_func):
     "Is the target a category, or the loss one for classification?"
     return probabilities_by(loss_func) is not None or isinstance(to, TabularPandas) and predicts_category(to)
 
+def _n_rows(dls):
+    "Number of training rows, of which the dataset may have a sample"
+    return dls.train.n_rows if isinstance(dls.train, TabTensorDL) else len(dls.train_ds)
+
 def _member_loss(loss_func):
     if loss_func is None: raise ValueError("the data does not determine a loss: pass `loss_func`")
     return loss_func if isinstance(loss_func, MemberLoss) else MemberLoss(loss_func)
@@ -128,14 +133,13 @@ def _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func):
     "The arguments of the model: the defaults, then what is given, then what the data and the loss determine"
     to,said = dls.train_ds,config or {}
     asked = _merge({}, said, arguments)
-    n_rows = dls.train.n_rows if isinstance(dls.train, TabTensorDL) else len(to)  # the dataset may be a sample
-    defaults = _defaults(n_rows, len(dls.cont_names), emb_szs, _has_classes(to, loss_func),
+    defaults = _defaults(_n_rows(dls), len(dls.cont_names), emb_szs, _has_classes(to, loss_func),
                          **{k:asked.get(k) for k in ('members','own_embeds','oob')})
     res = _merge(defaults, said, arguments)
     def unsaid(name): return name not in res and name not in said
     y_scale,cont_scale = (res.get(o, None if unsaid(o) else False) for o in ('y_scale','cont_scale'))
     res['y_scale'] = _y_scale(to, y_scale, res.get('y_range'), n_out, loss_func)
-    res['cont_scale'] = _cont_scale(to, cont_scale, n_rows)
+    res['cont_scale'] = _cont_scale(to, cont_scale, _n_rows(dls))
     if unsaid('cont_edges'): res['cont_edges'] = get_cont_edges(to, n_bins)
     elif n_bins is not None: raise ValueError(f"n_bins={n_bins!r}, and cont_edges in the config: give only one of them")
     if res.get('members', 1) != 1 and unsaid('average'): res['average'] = average_for(_member_loss(loss_func).base)
@@ -149,6 +153,12 @@ def _callbacks(model, cbs):
     # Some kinds of masks watch the optimizer; a trainable one is left alone after initialization
     if model.weight_masks.kind.watches_steps and not has: cbs = cbs + [DropConnectCallback()]
     return cbs + [AverageMembers()] if model.members > 1 else cbs
+
+def _opt_func(model, n_rows, classes):
+    "`Muon` for an ensemble that classifies, `FusedAdam` for others; a single network without masks stays fastai's"
+    if model.members == 1: return Adam
+    if not classes or n_rows < 1000: return FusedAdam  # see results/levers
+    return partial(Muon, matrices=[o.weight for o in find_linears(model).values()][:-1])
 
 # %% ../nbs/10_learner.ipynb #8e0e2426
 @delegates(Learner.__init__)
@@ -176,7 +186,7 @@ def dropconnect_learner(
     oob_groups=None, # Categorical columns, such as a person: rows with the same values there are left out together
     ps=None, # Dropout after each hidden layer: one value, or one for each; None: 0.1, more on small datasets
     lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
-    opt_func=None, # Makes the optimizer; None: `FusedAdam` for members, fastai's `Adam` for a single network
+    opt_func=None, # Makes the optimizer; None: `Muon` or `FusedAdam` for members, fastai's `Adam` for a single network
     **kwargs
 ) -> TabularLearner:
     "A `TabularLearner` for `dls` with a `DropConnectTabularModel`"
@@ -199,8 +209,6 @@ def dropconnect_learner(
     settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
     if y_scale is None and 'y_scale' not in (config or {}): start_outputs(model, get_y_start(dls.train, n_out, loss_func))
-    several = model.members > 1
-    # A single network without masks stays fastai's to the last bit
-    return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if several else loss_func,
-                          opt_func=opt_func or (FusedAdam if several else Adam), lr=ifnone(lr, 1e-2),
-                          cbs=_callbacks(model, kwargs.pop('cbs', None)), **kwargs)
+    opt_func = opt_func or _opt_func(model, _n_rows(dls), _has_classes(to, loss_func))
+    return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if model.members > 1 else loss_func,
+                          opt_func=opt_func, lr=ifnone(lr, 1e-2), cbs=_callbacks(model, kwargs.pop('cbs', None)), **kwargs)

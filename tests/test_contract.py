@@ -363,7 +363,7 @@ def test_each_default_is_what_its_comment_says(tmp_path):
     assert says.pop('cont_scale') == "the training rows'" and isinstance(model.cont_scale, ContScale)
     assert model.y_scale.mean.item() == pytest.approx(y.mean(), abs=1e-6)
     assert model.y_scale.std.item() == pytest.approx(y.std(ddof=0))
-    assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`FusedAdam` for members'
+    assert learn.opt_func is FusedAdam and says.pop('opt_func') == '`Muon` or `FusedAdam` for members'
     masks = model.weight_masks
     assert (masks.mask, masks.unit, masks.rescale) == ('trainable', 'feature', True)
     assert says.pop('weight_p') == 'half' and list(masks.weight_p.values()) == [few_inputs(0, [1]*6), few_inputs(200)]

@@ -1,12 +1,16 @@
-"`FusedAdam` takes fastai's own steps."
+"`FusedAdam` takes fastai's own steps; `Muon` has others for the weights of hidden layers."
+import copy
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from fastai.tabular.all import Adam, Callback, set_seed, tabular_learner, trainable_params
-from helpers import make_dls
+from helpers import hidden, make_dls
 from torch import nn
 
 from dropconnect_tab.learner import dropconnect_learner
-from dropconnect_tab.optimizer import FusedAdam
+from dropconnect_tab.optimizer import FusedAdam, Muon, orthogonalize
 
 
 def trained(opt_func, dls, splitter=None, **kwargs):
@@ -93,6 +97,95 @@ def test_the_learner_takes_it_unless_told_otherwise(dls):
     fused, fastais = (type(o([nn.Parameter(torch.zeros(1))], .1)) for o in (FusedAdam, Adam))
     assert (optimizer(), optimizer(members=1)) == (fused, fastais)
     assert (optimizer(opt_func=Adam), optimizer(members=1, opt_func=FusedAdam)) == (fastais, fused)
+
+
+def test_orthogonalized_matrices_keep_their_directions():
+    torch.manual_seed(0)
+    x = torch.randn(3, 20, 30) @ torch.linspace(.1, 1, 30).diag()
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    for steps, low in ((2, .25), (5, .65)):
+        res = orthogonalize(x, steps)
+        along = u.mT @ res @ vh.mT  # a diagonal matrix where the singular vectors are the same
+        assert (along - torch.diag_embed(along.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-4
+        assert along.diagonal(dim1=-2, dim2=-1).min() > low and along.max() < 1.25
+    torch.testing.assert_close(orthogonalize(x.mT), orthogonalize(x).mT)
+    torch.testing.assert_close(orthogonalize(x)[1], orthogonalize(x[1]))  # each by itself
+    torch.testing.assert_close(orthogonalize(1e-3*x), orthogonalize(x), rtol=1e-3, atol=1e-4)
+    assert not orthogonalize(torch.zeros(4, 5)).any()
+
+
+def two_layers(opt_func, n_steps=3, net=None, **kwargs):
+    "A net after some steps, and its optimizer"
+    torch.manual_seed(0)
+    net, x = net or nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(20, 5)
+    opt = opt_func(net.parameters(), lr=.01, **kwargs)
+    for _ in range(n_steps):
+        net(x).square().sum().backward()
+        opt.step()
+        opt.zero_grad()
+    return net, opt
+
+
+def muon(*args, **kwargs):
+    "`Muon` for the first of two weights"
+    params = list(args[0])
+    return Muon(params, *args[1:], matrices=params[:1], **kwargs)
+
+
+def test_muon_is_adam_but_for_its_matrices():
+    none, adams = (two_layers(o)[0] for o in (partial(Muon, matrices=[]), FusedAdam))
+    assert all(torch.equal(a, b) for a, b in zip(none.parameters(), adams.parameters()))
+    one, before = two_layers(muon, 1)[0], two_layers(muon, 0)[0]
+    assert torch.equal(one[0].bias, two_layers(FusedAdam, 1)[0][0].bias)
+    before[0].weight.data.mul_(1 - .01*.01)  # weight decay
+    step = (before[0].weight - one[0].weight).detach()/(.02*(8/5)**.5)
+    values = torch.linalg.svdvals(step)
+    assert 0 < values.min() and values.max() < 1.25 and (values > .5).sum() > 1
+
+
+@pytest.mark.parametrize('name,value', [('lr_times', 1.), ('momentum', .5), ('steps', 5), ('wd', .9), ('mom', .5)])
+def test_every_argument_of_muon_has_an_effect(name, value):
+    a, b = (two_layers(partial(muon, **o))[0] for o in ({}, {name: value}))
+    of_adam = name in ('wd', 'mom')
+    assert torch.equal(a[0].weight, b[0].weight) == (name == 'mom')
+    assert of_adam or torch.equal(two_layers(partial(muon, **{name: value}), 1)[0][2].bias, two_layers(muon, 1)[0][2].bias)
+    if of_adam: assert not torch.equal(a[2].weight, b[2].weight)
+
+
+def test_muon_goes_on_where_it_stopped():
+    "From a copy, from a pickle, and from the state in a checkpoint; frozen weights rest"
+    whole = two_layers(muon, 6)[0]
+
+    def resumed(net, opt):
+        torch.manual_seed(0)
+        nn.Linear(5, 8), nn.Linear(8, 2)
+        x = torch.randn(20, 5)
+        for _ in range(3):
+            net(x).square().sum().backward()
+            opt.step()
+            opt.zero_grad()
+        return net
+    for again in (copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
+        assert_alike(resumed(*again(two_layers(muon))), whole)
+    net, opt = two_layers(muon)
+    new = muon(net.parameters(), lr=.01)
+    new.load_state_dict(opt.state_dict())
+    assert_alike(resumed(net, new), whole)
+    net[0].weight.requires_grad_(False)
+    before = net[0].weight.clone()
+    assert torch.equal(resumed(net, new)[0].weight, before)
+
+
+def test_classifiers_have_muon_from_1000_rows(tmp_path):
+    def opt_func(y, n, **kwargs): return dropconnect_learner(make_dls(y, n=n*5//4, path=tmp_path), **kwargs).opt_func
+    assert opt_func('cheap', 995) is FusedAdam and opt_func('price', 1000) is FusedAdam
+    assert opt_func('cheap', 1000, members=1) is Adam and opt_func('cheap', 1000, opt_func=FusedAdam) is FusedAdam
+    learn = dropconnect_learner(make_dls('band', n=1250, path=tmp_path), layers=[20, 10], mask='frozen', weight_p=.5)
+    assert learn.opt_func.func is Muon
+    assert [id(o) for o in learn.opt_func.keywords['matrices']] == [id(o.weight) for o in hidden(learn.model).values()]
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert all((o.weight == 0).float().mean() == .5 for o in hidden(learn.model).values())
+    assert all('sqr_avg' not in learn.opt.state[o.weight] for o in hidden(learn.model).values())
 
 
 @pytest.mark.cuda
