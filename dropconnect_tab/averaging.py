@@ -89,7 +89,7 @@ class KeepBest(TrackerCallback):
         super().before_fit()
 
     def after_epoch(self):
-        if self.epoch+1 <= self.start*self.n_epoch: return
+        if self.epoch+1 <= self.start*self.n_epoch or not any(self.recorder.values[-1:]): return  # or skipped
         super().after_epoch()
         if self.new_best: self.state = deepcopy(self.model.state_dict())
         if self.best < self.fallen - self.fall*abs(self.fallen) or self.since == 0:

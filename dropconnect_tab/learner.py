@@ -116,6 +116,19 @@ def _oob_groups(names, cat_names, oob):
         f"oob_groups={other[0]!r} is not among the categorical columns {list(cat_names)}: put it into cat_names")
     return [list(cat_names).index(n) for n in names]
 
+def _check_leave_out(leave_out, to, n_cat):
+    "A `ValueError` where a member would leave out all rows, or none any, as there are few groups or few that differ"
+    if leave_out is None or not isinstance(to, TabularPandas): return
+    if leave_out.groups is None and len(to.cont_names): return  # nearly all rows differ
+    codes = to.cats.drop_duplicates() if leave_out.groups is None else to.cats.iloc[:,leave_out.groups].drop_duplicates()
+    rows = torch.zeros(len(codes), n_cat, dtype=torch.long)
+    rows[:,ifnone(leave_out.groups, slice(None))] = torch.from_numpy(codes.to_numpy(np.int64, copy=True))
+    left,what = leave_out(rows),f"{len(codes)} {'different rows' if leave_out.groups is None else 'groups'}"
+    if left.all(0).any(): raise ValueError(
+        f"oob={leave_out.share!r}: a member would leave out all {what}: give a smaller fraction, or other oob_groups")
+    if not left.any(): raise ValueError(
+        f"oob={leave_out.share!r}: no member would leave out any of {what}: give a larger fraction, or other oob_groups")
+
 def _has_classes(to, loss_func):
     "Is the target a category, or the loss one for classification?"
     return probabilities_by(loss_func) is not None or isinstance(to, TabularPandas) and predicts_category(to)
@@ -208,6 +221,7 @@ def dropconnect_learner(
     emb_szs = get_emb_sz(to, emb_szs or {})
     settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
     model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
+    _check_leave_out(model.leave_out, to, len(emb_szs))
     if y_scale is None and 'y_scale' not in (config or {}): start_outputs(model, get_y_start(dls.train, n_out, loss_func))
     opt_func = opt_func or _opt_func(model, _n_rows(dls), _has_classes(to, loss_func))
     return TabularLearner(dls, model, loss_func=_member_loss(loss_func) if model.members > 1 else loss_func,

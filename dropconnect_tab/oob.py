@@ -46,13 +46,15 @@ def _leave_out(learn):
     raise ValueError(
         "all members learned from all rows: make the learner with oob=0.5, or another fraction of rows to leave out")
 
+def _no_row_left_out(leave_out):
+    return f"no row was left out by any member: with oob={leave_out.share!r} give more rows, or a larger fraction"
+
 def _left_out(learn):
     """Of the training rows that members left out: their outputs, (rows, members that did, outputs). Of all rows: which
     members left them out, targets, and weights (or None)"""
     leave_out = _leave_out(learn)
     with no_average(unwrap(learn.model)): outputs,left,targs,weights = _collect(learn, rows_of(learn.dls, 0), leave_out)
-    if not left.any(): raise ValueError(
-        f"no row was left out by any member: with oob={leave_out.share!r} give more rows, or a larger fraction")
+    if not left.any(): raise ValueError(_no_row_left_out(leave_out))
     return outputs[left].view(-1, leave_out.each, outputs.shape[-1]),left,targs,weights
 
 # %% ../nbs/11a_oob.ipynb #5650e0ba
@@ -89,23 +91,38 @@ def oob_score(self:Learner,
 class ValidateOutOfBag(Callback):
     "Validate on the training rows that members leave out, each predicted by these members: none have to be set aside"
     has_rows = True # Are there rows to validate on, whatever `dls.valid` has?
+    fitting,hook = False,None
 
-    def before_fit(self):
-        _leave_out(self.learn)
-        self.rows = rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
+    @property
+    def rows(self): return rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
 
-    def before_validate(self): self.learn.dl = self.rows
+    def before_train(self):  # which `validate` and `get_preds` do not come to
+        if self.fitting: return
+        leave_out,others = _leave_out(self.learn),[o for o in self.learn.cbs if isinstance(o, ValidateOutOfBag)]
+        if len(others) > 1: raise ValueError(
+            "there are two ValidateOutOfBag, the learner's and the fit's, or an estimator's own: leave out one of them")
+        if not any(leave_out(*o[:self.dls.n_inp]).any() for o in self.rows): raise ValueError(_no_row_left_out(leave_out))
+        self.fitting = True
 
-    def before_batch(self):
-        if not self.training: self.by,unwrap(self.model).average = unwrap(self.model).average,False
+    def before_validate(self):
+        self.after_validate()  # of one that was interrupted
+        if not self.fitting or hasattr(self.learn, 'gather_preds'): return  # other rows are asked for
+        self.learn.dl,self.hook = self.rows,unwrap(self.model).layers.register_forward_hook(self._keep)
+
+    def _keep(self, layers, inputs, outputs): self.outputs = outputs
 
     def after_pred(self):
-        if self.training: return
+        if self.hook is None: return
         model = unwrap(self.model)
-        model.average,left = self.by,model.leave_out(*self.xb)
-        outputs = self.pred[left].view(-1, model.leave_out.each, self.pred.shape[-1])
-        self.learn.pred = average_members(outputs, self.by)
+        left,outputs = model.leave_out(*self.xb),self.outputs if model.y_scale is None else model.y_scale(self.outputs)
+        self.learn.pred = average_members(outputs[left].view(-1, model.leave_out.each, outputs.shape[-1]), model.average)
         self.learn.yb = tuple(o[left.any(1)] for o in self.yb) if left.any() else ()  # () has no loss
+
+    def after_validate(self):
+        if self.hook is not None: self.hook.remove()
+        self.hook = self.outputs = None
+
+    def after_fit(self): self.fitting = False
 
 # %% ../nbs/11a_oob.ipynb #c7113090
 def _slope(beta, outputs, targs, weights, average):
@@ -150,7 +167,7 @@ def _oob_temperature(learn, average):
     each = model.leave_out.each
     if each < 2: raise ValueError(
         "oob_members=1: the temperature of an average cannot be told from that of single members; give oob_members=2 or "
-        "more, or rows that were not trained on, as in dl=learn.dls.valid")
+        "more, of at least 3 members, or rows that were not trained on, as in dl=learn.dls.valid")
     outputs,left,targs,weights = _left_out(learn)
     rows = left.any(1)
     targs,weights = targs[rows],None if weights is None else weights[rows]

@@ -7,6 +7,7 @@ __all__ = ['StoredRows', 'StoredDL', 'parquet_dls']
 
 # %% ../nbs/09a_parquet.ipynb #9a000003
 import os, shutil, tempfile, weakref
+from numbers import Real
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -35,18 +36,35 @@ def _open(source, **kwargs):
     if not res.schema.names: raise ValueError(
         f"{str(source)!r} has no files with columns: give a file, a folder of files, a list of files, or a dataset of "
         "pyarrow")
-    return res
+    files = [*res.get_fragments()]
+    if len(files) < 2: return res
+    try: schema = pa.unify_schemas([res.schema, *(o.physical_schema for o in files)], promote_options='permissive')
+    except pa.ArrowException as e: raise ValueError(
+        f"{str(source)!r} has files whose columns are of different types: {e}; write them with one type") from e
+    return res if schema.equals(res.schema) else pads.dataset(source, **kwargs | dict(schema=schema))
 
 def _is_number(t):
     return any(f(t) for f in (pa.types.is_integer,pa.types.is_floating,pa.types.is_decimal,pa.types.is_boolean))
 
+def _is_category(t): return not (pa.types.is_nested(t) or pa.types.is_float16(t) or 'view' in str(t))
+
 def _check_columns(dataset, names, numbers):
-    "A `ValueError` that names columns which the dataset lacks, or which are to be numbers and are not"
+    "A `ValueError` that names columns which the dataset lacks, or whose type is not what they are for"
     if missing := [n for n in names if n not in dataset.schema.names]: raise ValueError(
         f"the files have no column {missing[0]!r}; they have {dataset.schema.names}")
     for n in numbers:
         if not _is_number(t := dataset.schema.field(n).type): raise ValueError(
             f"column {n!r} is of type {t}, not of numbers: make numbers of it, or a category")
+    for n in [o for o in names if o not in numbers]:
+        if not _is_category(t := dataset.schema.field(n).type): raise ValueError(
+            f"column {n!r} is of type {t}, of which there are no categories: make strings or numbers of it")
+
+def _check_same_types(dataset, valid_dataset, names):
+    "A `ValueError` that names a column which has another type in the files for validation"
+    for n in names:
+        a,b = (o.schema.field(n).type for o in (dataset,valid_dataset))
+        if a != b: raise ValueError(
+            f"column {n!r} is of type {a} in the training files, and {b} in those for validation: write them with one type")
 
 def _tables(dataset, names, numbers, condition, rows):
     "The columns `names` as `pa.Table`s of about `rows` rows"
@@ -85,11 +103,11 @@ class _Reader:
         self.seed,self.rows,self.valid = seed,rows,valid
         self.dataset,self.valid_dataset,self.condition,self.share = _open(source, **kwargs),None,None,0.
         if isinstance(valid, pc.Expression): self.condition = valid
-        elif isinstance(valid, (int,float)): self.share = self._check_share(valid)
+        elif isinstance(valid, Real) or valid is None: self.share = self._check_share(valid)
         else: self.valid_dataset = _open(valid, **kwargs)
 
     def _check_share(self, valid):
-        if not 0 < valid < 1: raise ValueError(
+        if valid is None or not 0 < valid < 1: raise ValueError(
             f"valid={valid!r}: give a fraction of the rows above 0 and below 1, an expression of pyarrow, or files")
         return valid
 
@@ -100,10 +118,14 @@ class _Reader:
         y_tfms = _target_tfms(y_block, [self.dataset.schema.field(n).type for n in y_names])
         self.numbers = cont_names + y_names*(type(y_tfms[0]) is not Categorize)
         for o in filter(None, (self.dataset,self.valid_dataset)): _check_columns(o, self.names, self.numbers)
+        if self.valid_dataset is not None:
+            _check_same_types(self.dataset, self.valid_dataset, [n for n in self.names if n not in self.numbers])
         return y_tfms
 
     def _which(self, table, rng):
         if self.condition is None: return rng.random(len(table)) < self.share
+        if not pa.types.is_boolean(t := table[_IS_VALID].type): raise ValueError(
+            f"valid={self.condition} is of type {t}, neither true nor false: give a comparison, as in field('year') == 2024")
         return table[_IS_VALID].fill_null(False).to_numpy()
 
     def __iter__(self):
@@ -142,8 +164,8 @@ class _Numbers:
 # %% ../nbs/09a_parquet.ipynb #9a000013
 class _Values:
     "The different values of a column"
-    def __init__(self, type):
-        self.ordered,self.gaps = pa.types.is_dictionary(type),False
+    def __init__(self, name, type):
+        self.name,self.ordered,self.gaps = name,pa.types.is_dictionary(type),False
         self.type = type.value_type if self.ordered else type
         self.found = self.categories = pa.array([], self.type)
 
@@ -153,13 +175,21 @@ class _Values:
         if self.ordered:
             self.categories = self._with(self.categories, col.unify_dictionaries().chunk(0).dictionary)
             col = _decoded(col)
-        self.found = self._with(self.found, pc.unique(col.filter(pa.array(is_train))))
+        self.found = self._with(self.found, pc.unique(_without_minus_zero(col).filter(pa.array(is_train))))
 
     def _with(self, values, new): return pc.unique(pa.chunked_array([values, new]))
+
+    def _check_ints(self, found):
+        "A `ValueError` where integers with missing values, which pandas has as float64, would no longer be told apart"
+        big = [o for o in (found.to_pylist() if pa.types.is_integer(self.type) else []) if o and abs(o) > 2**53]
+        if big: raise ValueError(
+            f"column {self.name!r} has missing values, and categories such as {big[0]}, which float64, pandas's type of both, "
+            "cannot hold: write it as strings")
 
     def classes(self, used=False, **kwargs):
         "fastai's map of the values; of categories all, or those that are `used`"
         found = self.categories if self.ordered else self.found
+        if self.gaps: self._check_ints(found)
         if self.ordered and used: found = found.filter(pc.is_in(found, value_set=self.found))
         if self.gaps: found = pa.concat_arrays([found, pa.nulls(1, self.type)])  # pandas makes floats of integers
         return CategoryMap(found.to_pandas().dropna(), sort=not self.ordered, **kwargs)
@@ -168,6 +198,8 @@ def _decoded(col):
     "Values in place of the codes of categories"
     if not pa.types.is_dictionary(col.type): return col
     return pa.chunked_array([o.dictionary_decode() for o in col.chunks], col.type.value_type)
+
+def _without_minus_zero(col): return pc.add(col, pa.scalar(0, col.type)) if pa.types.is_floating(col.type) else col
 
 def _plain(table): return pa.table({n:_decoded(o) for n,o in zip(table.column_names, table.columns)})
 
@@ -207,16 +239,19 @@ def _check_finite(name, col):
 
 def _check_target(name, col):
     _check_finite(name, col)
+    most = pc.max(pc.abs(col)).as_py() if pa.types.is_floating(col.type) else None
+    if most and most > np.finfo(np.float32).max: raise ValueError(
+        f"target {name!r} has values up to {most:.3g}, which float32 cannot hold: divide it")
     if pc.any(pc.is_null(col, nan_is_null=True)).as_py(): raise ValueError(
         f"target {name!r} has missing values: leave out their rows, as in "
-        f"pyarrow.dataset.dataset(files).filter(pyarrow.compute.field({name!r}).is_valid())")
+        f"pyarrow.dataset.dataset(files).filter(~pyarrow.compute.field({name!r}).is_null(nan_is_null=True))")
 
 class _FirstPass:
     "What procs and tensors need to know of the rows"
     def __init__(self, reader, coded, cont_names, y_names, size):
         self.numbers = [_Numbers(len(cont_names)) for _ in range(2)]
         self.samples = [_Sample(size, [reader.seed, i]) for i in range(2)]
-        self.values = {n:_Values(reader.dataset.schema.field(n).type) for n in coded}
+        self.values = {n:_Values(n, reader.dataset.schema.field(n).type) for n in coded}
         for table,is_valid in reader:
             for n,o in self.values.items(): o.add(table[n], ~is_valid)
             table = _plain(table)
@@ -301,7 +336,7 @@ class _Framer:
         self.types = {n:pd.CategoricalDtype(o) for n,o in classes.items()}
 
     def _codes(self, n, col):
-        codes = pc.index_in(col, value_set=self.sets[n]).fill_null(-1).to_numpy()
+        codes = pc.index_in(_without_minus_zero(col), value_set=self.sets[n]).fill_null(-1).to_numpy()
         return pd.Categorical.from_codes(codes, dtype=self.types[n])
 
     def __call__(self, table):

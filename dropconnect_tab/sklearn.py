@@ -72,6 +72,10 @@ class _WeightedRows(TabTensorDL):
         self.row_weights = row_weights
         super().__init__(dataset, **kwargs)
 
+    def new(self, dataset=None, cls=None, **kwargs):
+        same = cls is None and (dataset is None or dataset is self.dataset)
+        return super().new(dataset, cls, **(dict(row_weights=self.row_weights) if same else {}) | kwargs)
+
     @property
     def table(self):
         table = super().table
@@ -121,7 +125,7 @@ class _DropConnectEstimator(BaseEstimator):
         cont_scale=None, # Scale of continuous columns; None: the training rows', which limits outliers; False: none
         oob:float=None, # Fraction of the rows that some members leave out; None: half where that is used
         oob_groups=None, # Columns, such as a person: rows with the same values there are left out together
-        oob_score=False, # Out-of-bag predictions and their score? Or a function of y and these predictions
+        oob_score=False, # Out-of-bag predictions and their score? Or a function of y and these predictions for the score
         ps=None, # Dropout after each hidden layer: number, or one for each; None: the learner's
         config:dict=None, # What else `dropconnect_config` takes, such as `embed_p`
         n_epoch:int=None, # Epochs of a one-cycle schedule; None: until the validation loss stops falling, at a constant rate
@@ -132,7 +136,7 @@ class _DropConnectEstimator(BaseEstimator):
         loss_func=None, # Loss of a single network, in classification of logits; None: squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
         early_stopping:bool=False, # With `n_epoch`: keep the second half's epoch of lowest validation loss, and stop early?
-        valid_pct:float=0.1, # Fraction of the rows held out as validation rows, if `fit` gets no `X_val`
+        valid_pct:float=0.1, # Fraction of the rows held out to say when to stop, if neither `X_val` nor out-of-bag rows do
         patience:int=3, # Epochs without a lower validation loss before training stops, or its rate is lowered
         cat_names=None, # Columns that are categorical, whatever their values; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are continuous, whatever their values
@@ -163,6 +167,15 @@ class _DropConnectEstimator(BaseEstimator):
 
 # %% ../nbs/16_sklearn.ipynb #2a0b2819
 @patch
+def _check_calibrates(self:_DropConnectEstimator):
+    "A `ValueError` where a row is left out by a single member: of an average the temperature is then unknown"
+    config = self.config or {}
+    each,members = config.get('oob_members'),config.get('members', self.members)
+    if each == 1: raise ValueError("oob_members=1 with calibrate=True: give 2 or more")
+    if each is None and members in (1,2): raise ValueError(
+        f"members={members!r} with calibrate=True, which two members or more have to leave out a row for: give 3 or more")
+
+@patch
 def _check_settings(self:_DropConnectEstimator):
     check_errors(self.errors)
     for k,low in dict(patience=1, max_card=0).items(): check_whole(k, getattr(self, k), low)
@@ -176,6 +189,9 @@ def _check_settings(self:_DropConnectEstimator):
             f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
     if self._needs_oob() and (self.oob is False or (self.config or {}).get('oob') is False): raise ValueError(
         f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
+    if not isinstance(self.oob_score, (bool,np.bool_)) and not callable(self.oob_score): raise ValueError(
+        f"oob_score={self.oob_score!r}: give True, or a function of y and out-of-bag predictions, such as r2_score")
+    if getattr(self, 'calibrate', False): self._check_calibrates()
     if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
@@ -207,7 +223,7 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val, weights_val):
     """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; which rows they have; a
     loader of both where the latter are set aside of the former, else None"""
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
-    if X_val is None and self._sets_aside(len(y)): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
+    if X_val is None and self._sets_aside(X): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val,weights_val = (o if o is None else o[valid] for o in (X.iloc,y.iloc,weights))
     X,y = X.iloc[train],y.iloc[train]
     groups = self._group_names(X)
@@ -323,15 +339,17 @@ def _own_order(loaders, seed):
 _FEW_TO_JUDGE = 1000 # Fewer rows than this are too few to hold any out
 
 @patch
-def _stops_by_oob(self:_DropConnectEstimator, n):
-    "Do those of `n` training rows that members leave out say when to stop, unless others are given?"
+def _stops_by_oob(self:_DropConnectEstimator, X):
+    "Do those of the training rows that members leave out say when to stop, unless others are given?"
     oob = self._learner_settings().get('oob') or (self.config or {}).get('oob')
-    return self.n_epoch is None and not self.early_stopping and n >= _FEW_TO_JUDGE and bool(oob)
+    if not oob or self.n_epoch is not None or self.early_stopping or len(X) < _FEW_TO_JUDGE: return False
+    apart = X[self._group_names(X) or list(X)].drop_duplicates()  # equal rows are left out together
+    return len(apart)*float(oob) >= _FEW_TO_JUDGE/10
 
 @patch
-def _sets_aside(self:_DropConnectEstimator, n):
-    "Are some of `n` rows held out as validation rows?"
-    return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE and not self._stops_by_oob(n)
+def _sets_aside(self:_DropConnectEstimator, X):
+    "Are some of the rows held out as validation rows?"
+    return self.early_stopping or self.n_epoch is None and len(X) >= _FEW_TO_JUDGE and not self._stops_by_oob(X)
 
 @patch
 def _join(self:_DropConnectEstimator, learn, every_row):
@@ -352,7 +370,7 @@ def _train(self:_DropConnectEstimator, learn, every_row, by_oob):
     "Fit; have the held-out rows been added to the training rows?"
     if self.n_epoch is None:
         learn.fit_averaged(None if by_oob or len(learn.dls.valid_ds) else 30, wd=self.wd, patience=self.patience,
-                           cbs=ValidateOutOfBag() if by_oob else None)
+                           cbs=ValidateOutOfBag() if by_oob and not hasattr(learn, 'validate_out_of_bag') else None)
     else: learn.fit_one_cycle(self.n_epoch, wd=self.wd,
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
@@ -378,7 +396,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
         self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val)
-        by_oob = X_val is None and self._stops_by_oob(len(X))
+        by_oob = X_val is None and self._stops_by_oob(X)
         _own_order([*dls.loaders, every_row], seed)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
@@ -601,7 +619,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def __init__(self,
         *,
         class_weight=None, # Class weights, times sample weights: dict, or 'balanced': equal totals; None: 1 each
-        calibrate:bool=None, # Temperature from out-of-bag rows? None: from held-out rows, if there are any
+        calibrate:bool=None, # Temperature from out-of-bag rows? None: from the rows that say when to stop, if not `X_val`
         **kwargs
     ):
         self.class_weight,self.calibrate = class_weight,calibrate

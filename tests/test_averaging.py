@@ -176,6 +176,13 @@ def test_a_number_of_epochs_is_kept_to():
     assert len(learn.recorder.values) == 12 and len({round(o, 6) for o in losses.rates[1:]}) == 1
 
 
+def test_epochs_that_are_done_are_skipped():
+    learn = learner()
+    learn.fit_averaged(start_epoch=2, patience=1)
+    losses = [o[1] for o in learn.recorder.values if len(o)]
+    assert len(losses) == len(learn.recorder.values)-2 > 2 and learn.validate()[0] == pytest.approx(min(losses))
+
+
 def test_the_rate_rises_in_the_first_epoch():
     learn = learner(lr=.02)
     learn.fit_averaged(2)

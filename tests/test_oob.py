@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.tabular.all import (
-    Adam, AvgMetric, BCEWithLogitsLossFlat, Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize,
+    Adam, AvgMetric, BCEWithLogitsLossFlat, Callback, Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize,
     TabularDataLoaders, TabularPandas, accuracy, load_learner, set_seed, skm_to_fastai, tabular_learner)
 from helpers import make_df, make_dls
 from sklearn.base import clone
@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, r2_score
 from torch import nn
 
 from dropconnect_tab.all import (
-    DropConnectTabularModel, MemberLoss, ValidateOutOfBag, best_temperature, dropconnect_config, dropconnect_learner,
-    load_predictor)
+    DropConnectTabularModel, MemberLoss, TimeLimit, ValidateOutOfBag, best_temperature, dropconnect_config,
+    dropconnect_learner, load_predictor)
 from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.packaged import load_packaged
 from dropconnect_tab.data import fast_dls
@@ -317,6 +317,91 @@ def test_out_of_bag_rows_say_when_to_stop(tmp_path):
 def test_a_learner_that_leaves_out_nothing_cannot_validate_so(tmp_path):
     learn = make_learner(dls=make_dls('price', path=tmp_path), oob=None)
     with pytest.raises(ValueError, match='make the learner with oob=0.5'): fit(learn, cbs=ValidateOutOfBag())
+
+
+def test_out_of_bag_validation_leaves_other_rows_alone(tmp_path):
+    "Where the callback is the learner's: predictions are of the rows that are asked for, and no row is in a file"
+    learn = make_learner(dls=make_dls('price', path=tmp_path), cbs=ValidateOutOfBag())
+    fit(learn, 1)
+    rows = learn.dls.test_dl(make_df(30, seed=1))
+    ours, score, loss = quietly(learn, 'get_preds', dl=rows)[0], quietly(learn, 'oob_score'), quietly(learn, 'validate')[0]
+    learn.export('rows.pkl')
+    again = load_learner(learn.path/'rows.pkl')
+    assert not len(again.dls.train_ds) and torch.equal(quietly(again, 'get_preds', dl=again.dls.test_dl(make_df(30, seed=1)))[0], ours)
+    learn.remove_cb(ValidateOutOfBag)
+    assert torch.equal(ours, quietly(learn, 'get_preds', dl=rows)[0])
+    assert (score, loss) == (quietly(learn, 'oob_score'), quietly(learn, 'validate')[0])
+
+
+def test_an_interrupted_validation_leaves_nothing_behind(tmp_path):
+    class Interrupt(Callback):
+        order = 70
+        def before_batch(self):
+            if not self.training: raise KeyboardInterrupt
+    learn = make_learner(dls=make_dls('price', path=tmp_path), cbs=ValidateOutOfBag())
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, cbs=Interrupt())
+    assert quietly(learn, 'get_preds', 1)[0].shape == (80, 1)
+    fit(learn, 1)
+    assert learn.recorder.values[-1][1] == pytest.approx(quietly(learn, 'oob_score'), rel=1e-4)
+    assert not learn.model.layers._forward_hooks
+
+
+def test_what_out_of_bag_rows_cannot_do_is_said_before_training(tmp_path):
+    dls = make_dls('price', path=tmp_path)
+    with pytest.raises(ValueError, match='two ValidateOutOfBag'):
+        fit(make_learner(dls=dls, cbs=ValidateOutOfBag()), cbs=ValidateOutOfBag())
+    with pytest.raises(ValueError, match='with oob=1e-06 give more rows'):
+        fit(make_learner(dls=dls, oob=1e-6), cbs=ValidateOutOfBag())
+    df = make_df(400).assign(half=np.where(np.arange(400) % 2, 'a', 'b')).drop(columns=['cheap', 'band'])
+    two = TabularDataLoaders.from_df(df, path=tmp_path, procs=[Categorify, Normalize], cat_names=['half'], cont_names=['size'],
+                                     y_names='price', bs=64, device='cpu')
+    with pytest.raises(ValueError, match='oob=1.0: a member would leave out all 2 groups'):
+        make_learner(dls=two, oob=1., oob_groups='half')
+    alone = TabularDataLoaders.from_df(df, path=tmp_path, procs=[Categorify], cat_names=['shop'], cont_names=[],
+                                       y_names='price', bs=64, device='cpu')
+    with pytest.raises(ValueError, match='oob=0.01: no member would leave out any of 6 different rows'):
+        make_learner(dls=alone, oob=.01)
+    for bad, match in ((dict(oob_score='roc_auc'), "oob_score='roc_auc': give True, or a function"),
+                       (dict(calibrate=True, members=2), 'members=2 with calibrate=True'),
+                       (dict(calibrate=True, config=dict(oob_members=1)), 'oob_members=1 with calibrate=True')):
+        with pytest.raises(ValueError, match=match): DropConnectClassifier(**bad).fit(df[['size']], df.half)
+
+
+def weighted_rows(n=1200):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(dict(a=rng.normal(size=n), b=rng.normal(size=n)))
+    return X, X.a + np.where(X.b > 0, 3, .1)*rng.normal(size=n), np.where(X.b > 0, .01, 1.)
+
+
+@pytest.mark.slow
+def test_out_of_bag_rows_have_weights():
+    X, y, w = weighted_rows()
+    m = DropConnectRegressor(oob_score=True, random_state=0, device='cpu', layers=[20], cbs=TimeLimit(20)).fit(X, y, w)
+    known = ~np.isnan(m.oob_prediction_)
+    squares, w = (m.oob_prediction_-y)[known]**2, (w/w.mean())[known]
+    assert m.history_.valid_loss.min() == pytest.approx((squares*w).mean(), rel=.05) and squares.mean() > 1
+
+
+@pytest.mark.slow
+def test_with_few_rows_that_differ_others_say_when_to_stop():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(dict(h=rng.choice(list('abcd'), 1200)))
+    y = X.h.map(dict(a=0., b=1, c=2, d=3)) + rng.normal(size=1200)*.1
+    given = dict(oob_score=True, random_state=0, device='cpu', layers=[20])
+    model = DropConnectRegressor(**given).fit(X, y)
+    assert np.sqrt(((model.predict(X)-y)**2).mean()) < .15 and model.history_.valid_loss.notna().sum() > 3
+    sex = pd.DataFrame(dict(sex=rng.choice(['m', 'f'], 1200), cls=rng.integers(1, 4, 1200)))
+    DropConnectClassifier(**given, oob=1., cbs=TimeLimit(5)).fit(sex, rng.random(1200) < .3+.4*(sex.sex == 'f'))
+    many = pd.DataFrame(dict(x=rng.normal(size=1200)))
+    for oob, n in ((.5, 0), (.05, 120)):  # 60 rows would be too few
+        kept = DropConnectRegressor(**given | dict(oob=oob), cbs=KeepLoaders()).fit(many, y)
+        assert KeepLoaders.n_valid == n and kept.oob_score_ is not None
+
+
+class KeepLoaders(Callback):
+    "Remembers how many rows the first fit held out"
+    n_valid = None
+    def before_fit(self): KeepLoaders.n_valid = len(self.dls.valid_ds) or KeepLoaders.n_valid or 0
 
 
 def test_left_out_rows_tell_what_a_net_remembers_from_what_it_knows(tmp_path):

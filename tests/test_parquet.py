@@ -331,3 +331,62 @@ def test_a_column_without_values(df):
 def test_without_pyarrow(monkeypatch):
     monkeypatch.setattr('dropconnect_tab.parquet.pa', None)
     with pytest.raises(ImportError, match="pip install 'dropconnect_tab\\[parquet\\]'"): parquet_dls('rows.parquet')
+
+
+def write(path, **columns):
+    pytest.importorskip('pyarrow.parquet').write_table(pa.table(columns), path)
+    return path
+
+
+def test_large_ids_stay_apart_or_are_an_error(tmp_path):
+    "float64, in which pandas has integers with missing values, holds whole numbers up to 2**53"
+    x = np.random.default_rng(0).normal(size=400)
+    ids = (2**53 + 1 + np.arange(400) % 4).tolist()
+
+    def load(ids):
+        rows = write(tmp_path/'a.parquet', id=pa.array(ids), x=x, y=x)
+        return parquet_dls(rows, ['id'], ['x'], 'y', seed=0, device='cpu')
+    assert len(load(ids).classes['id']) == 5
+    with pytest.raises(ValueError, match=r"'id' has missing values, and categories such as 90071992547409"):
+        load([None, *ids[1:]])
+    assert len(load([None, *(list(range(10))*40)[1:]]).classes['id']) == 11
+
+
+def test_minus_zero_is_zero(tmp_path):
+    x = np.arange(600.)
+    rows = write(tmp_path/'a.parquet', c=np.array([0., -0., 1.]*200), x=x, y=x)
+    dls = parquet_dls(rows, ['c'], ['x'], 'y', seed=0, device='cpu')
+    assert torch.cat([o.table[0].flatten() for o in dls.loaders]).long().bincount().tolist() == [0, 400, 200]
+
+
+def test_files_of_different_types_are_read_with_one(tmp_path):
+    "Missing values alone, whole numbers, and others: the type is that of all files"
+    x = np.arange(50.)
+    for i, (c, n) in enumerate([(pa.nulls(50), np.arange(50)), (pa.array(['a', 'b']*25), x+.5)]):
+        write(tmp_path/f'{i}.parquet', c=c, n=n, y=x)
+    dls = parquet_dls(tmp_path, ['c'], ['n'], 'y', seed=0, device='cpu')
+    assert list(dls.classes['c']) == ['#na#', 'a', 'b'] and sum(len(o.dataset) for o in dls.loaders) == 100
+    write(tmp_path/'2.parquet', c=x, n=x, y=x)
+    with pytest.raises(ValueError, match='columns are of different types: .*c.*write them with one type'):
+        parquet_dls(tmp_path, ['c'], ['n'], 'y', seed=0, device='cpu')
+
+
+def test_what_cannot_be_read_is_named_with_its_type(tmp_path):
+    x = np.arange(60.)
+    good = dict(c=pa.array(['a', 'b']*30), x=x, y=x)
+    def load(valid=.2, **columns):
+        rows = write(tmp_path/'a.parquet', **good | columns)
+        return parquet_dls(rows, ['c'], ['x'], 'y', valid=valid, seed=0, device='cpu')
+    other = write(tmp_path/'b.parquet', **good | dict(c=pa.array([1, 2]*30)))
+    assert load(np.float32(.2)).train.n and load(pc.field('x') > 40).valid.n == 19
+    for bad, match in ((dict(valid=other), "'c' is of type string in the training files, and int64 in those for validation"),
+                       (dict(c=pa.array([[1]]*60)), r"'c' is of type list<.*>, of which there are no categories"),
+                       (dict(valid=pc.field('x')), r'valid=x is of type double, neither true nor false'),
+                       (dict(valid=None), 'valid=None: give a fraction'),
+                       (dict(y=x*1e300), r"target 'y' has values up to 5.9e\+301, which float32 cannot hold")):
+        with pytest.raises(ValueError, match=match): load(**bad)
+    source = pads.dataset(write(tmp_path/'a.parquet', **good | dict(y=np.r_[np.nan, x[1:]])))
+    with pytest.raises(ValueError, match=r"filter\(~pyarrow.compute.field\('y'\).is_null\(nan_is_null=True\)\)"):
+        parquet_dls(source, ['c'], ['x'], 'y', seed=0, device='cpu')
+    rows = source.filter(~pc.field('y').is_null(nan_is_null=True))
+    assert sum(o.n for o in parquet_dls(rows, ['c'], ['x'], 'y', seed=0, device='cpu').loaders) == 59
