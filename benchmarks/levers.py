@@ -1,5 +1,6 @@
 """Which settings of `dropconnect_learner` pay on many datasets? One change at a time, judged on validation rows.
 
+All fits but those with Muon have `FusedAdam`, also where `Muon` is the default.
 At most 4,000 training rows of 29 of the datasets of thirty.py, split off their training rows, and the epochs that
 thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is
 worth having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
@@ -15,7 +16,7 @@ from functools import lru_cache, partial
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.tabular.all import OptimWrapper, set_seed, tabular_learner
+from fastai.tabular.all import set_seed, tabular_learner
 from files import at_most, markdown, options, percent, side_by_side, write_study
 from scipy.stats import gmean
 from thirty import DATASETS, load, usual_epochs
@@ -26,8 +27,7 @@ from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.embeddings import _n_bins
-from dropconnect_tab.layers import MemberLinear
-from dropconnect_tab.learner import _defaults
+from dropconnect_tab.learner import _defaults, _opt_func
 from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.optimizer import FusedAdam
 
@@ -41,7 +41,7 @@ VARIANTS = {
     'bins of 200 rows': dict(rows_of_bin=200),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
     'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
-    'Muon': dict(muon=True), 'Muon, batches of 512': dict(muon=True, bs=512),
+    'Muon': dict(muon=True),
     **{f'adapters, {n} members': dict(adapters=1., members=n) for n in (8, 16, 32)},
     'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
     'rows of a batch by member': dict(apart=8)}
@@ -67,33 +67,6 @@ def bins_of(rows, dls):
 
 
 CHOSEN = dict(columns=few_columns, bins=some_bins, rows_of_bin=bins_of)  # what a setting of this name makes of the data
-
-
-class Muon(torch.optim.AdamW):
-    """Orthogonalized steps for the matrices `hidden`, with twice the rate (Jordan et al. 2024, three Newton-Schulz
-    steps); AdamW for the other parameters"""
-    def __init__(self, params, hidden, **kwargs):
-        super().__init__(params, **kwargs)
-        self.hidden = {id(o) for o in hidden}
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group['params']:
-                if id(p) not in self.hidden or p.grad is None: continue
-                state = self.state[p]
-                mean = state.setdefault('mean', torch.zeros_like(p)).lerp_(p.grad, .05)
-                x = p.grad.lerp(mean, .95)
-                if wide := x.shape[-2] > x.shape[-1]: x = x.mT
-                x = x/(x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-                for _ in range(3):
-                    a = x @ x.mT
-                    x = 3.4445*x + (-4.775*a + 2.0315*a @ a) @ x
-                if wide: x = x.mT
-                p.mul_(1 - group['lr']*group['weight_decay'])
-                p.sub_(x, alpha=2*group['lr']*max(1, p.shape[-2]/p.shape[-1])**.5)
-                p.grad = None
-        super().step()
 
 
 class Adapted(nn.Module):
@@ -129,13 +102,11 @@ def learner_for(variant, dls, seed):
     given = {k: v for k, v in more.items() if k not in OF_LEARNER}
     for k in [o for o in given if o in CHOSEN]: given.update(CHOSEN[k](given.pop(k), dls))
     if 'adapters' in more: given.update(own_embeds=False, weight_p=0)
-    if 'apart' in more: given.update(members=1, opt_func=FusedAdam, config=dict(
+    if 'apart' in more: given.update(members=1, config=dict(
         cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
-    learn = dropconnect_learner(dls, seed=seed, **given)
+    learn = dropconnect_learner(dls, seed=seed, opt_func=FusedAdam, **given)
     if 'adapters' in more: share_layers(learn.model, more['adapters'])
-    if 'muon' in more:
-        hidden = [o.weight for o in learn.model.layers.modules() if isinstance(o, MemberLinear)][:-1]
-        learn.opt_func = partial(OptimWrapper, opt=partial(Muon, hidden=hidden))
+    if 'muon' in more: learn.opt_func = _opt_func(learn.model, ROWS, classes=True)
     return learn
 
 
@@ -191,7 +162,8 @@ def summary(ratio):
 def levers_table(out):
     "For each variant its error over the default's, regression and classification apart"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
-    head = f"At most {ROWS:,} training rows, seeds: {runs.seed.nunique()}. Halves: every second dataset by size."
+    head = (f"At most {ROWS:,} training rows, seeds: {runs.seed.nunique()}. All but Muon with `FusedAdam`. Halves: every "
+            "second dataset by size.")
     res, each = ['Error on validation rows over that of the default.', head, ''], []
     for measure, title in (('rmse', 'Regression: RMSE'), ('logloss', 'Classification: log loss'),
                            ('calibrated', 'Classification: log loss at the best temperature')):

@@ -6,7 +6,8 @@ A block is an HTML comment, which GitHub and the site hide, and is filled by [co
     <!-- [[[end]]] -->
 
 `include('../benchmarks/speed.md#memory')` is a file without its title, or one of its sections without the heading;
-`pages('../nbs/tutorials')` lists the notebooks of a folder with their descriptions.
+`pages('../nbs/tutorials')` lists the notebooks of a folder with their descriptions, and `arguments('DropConnectClassifier')`
+the arguments of an estimator.
 """
 import re
 import sys
@@ -92,8 +93,20 @@ def pages(folder):
     cog.outl()
 
 
+def arguments(name):
+    "Writes a table of the arguments of an estimator"
+    import cog
+    from fastcore.docments import docments
+
+    from dropconnect_tab import sklearn
+    cog.outl('\n| argument | default | meaning |\n|---|---|---|')
+    for k, o in docments(getattr(sklearn, name).__init__, full=True).items():
+        if o.docment: cog.outl(f"| `{k}` | `{o.default!r}` | {o.docment.replace('|', ' or ')} |")
+    cog.outl()
+
+
 if __name__ == '__main__':
     from cogapp import Cog
     files = map(str, [root/'README.md', *sorted(docs.glob('*.md'))])
     how = sys.argv[1:] or ['-r']
-    raise SystemExit(Cog().main(['cog', *how, '-I', str(docs), '-p', 'from fill import include, pages', *files]))
+    raise SystemExit(Cog().main(['cog', *how, '-I', str(docs), '-p', 'from fill import arguments, include, pages', *files]))

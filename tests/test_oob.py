@@ -576,7 +576,7 @@ def test_splice_is_calibrated_by_the_rows_that_members_left_out():
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(15)
     before = quietly(learn, 'validate')[0]
     quietly(learn, 'calibrate')
-    assert quietly(learn, 'validate')[0] <= .20 < .22 < before
+    assert quietly(learn, 'validate')[0] <= min(.20, .95*before)
 
 
 @pytest.mark.parametrize('make, says', [
