@@ -1,9 +1,9 @@
 """Which settings of `dropconnect_learner` pay on many datasets? One change at a time, judged on validation rows.
 
-All fits but those with Muon have `FusedAdam`, also where `Muon` is the default.
 At most 4,000 training rows of 29 of the datasets of thirty.py, split off their training rows, and the epochs that
 thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is
 worth having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
+All fits have `FusedAdam`, but for those with Muon, which is the default of classifiers.
 
     python benchmarks/levers.py FOLDER --out results/levers --jobs 2
 

@@ -1213,6 +1213,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'dropconnect_tab/optimizer.py'),
                                            'dropconnect_tab.optimizer._Muon.step': ( 'optimizer.html#_muon.step',
                                                                                      'dropconnect_tab/optimizer.py'),
+                                           'dropconnect_tab.optimizer._n_blocks': ( 'optimizer.html#_n_blocks',
+                                                                                    'dropconnect_tab/optimizer.py'),
                                            'dropconnect_tab.optimizer.orthogonalize': ( 'optimizer.html#orthogonalize',
                                                                                         'dropconnect_tab/optimizer.py')},
             'dropconnect_tab.parquet': { 'dropconnect_tab.parquet.StoredDL': ('parquet.html#storeddl', 'dropconnect_tab/parquet.py'),

@@ -70,6 +70,10 @@ def orthogonalize(
     return x.mT if upright else x
 
 # %% ../nbs/07_optimizer.ipynb #0f5e0804
+def _n_blocks(n_neurons, block):
+    "In how many parts of the same size `n_neurons` are, each of `block` neurons or few more"
+    return next(n for n in range(max(1, n_neurons//block), 0, -1) if n_neurons%n == 0)
+
 class _Muon(_FusedAdam):
     "`_FusedAdam`, with orthogonalized steps for `matrices`"
     def _takes(self, p): return super()._takes(p) and id(p) not in self._ids
@@ -82,9 +86,10 @@ class _Muon(_FusedAdam):
             if id(p) not in self._ids or not p.requires_grad: continue
             if 'grad_avg' not in state: state['grad_avg'] = torch.zeros_like(p.grad)
             mean = state['grad_avg'].lerp_(p.grad, 1-self.momentum)
-            step = orthogonalize(p.grad.lerp(mean, self.momentum), self.steps)
+            blocks = p.grad.lerp(mean, self.momentum).unflatten(-2, (_n_blocks(p.shape[-2], self.block),-1))
+            step = orthogonalize(blocks, self.steps).flatten(-3, -2)
             if state.get('do_wd', True): p.mul_(1 - h['lr']*h['wd'])
-            p.sub_(step, alpha=self.lr_times*h['lr']*max(1, p.shape[-2]/p.shape[-1])**.5)
+            p.sub_(step, alpha=self.lr_times*h['lr']*max(1, blocks.shape[-2]/p.shape[-1])**.5)
 
 # %% ../nbs/07_optimizer.ipynb #0f5e0805
 @delegates(Adam, but=['decouple_wd'])
@@ -95,10 +100,11 @@ def Muon(
     lr_times:float=2., # What the learning rate of the matrices is multiplied by
     momentum:float=0.95, # Of the matrices
     steps:int=2, # Newton-Schulz steps
+    block:int=50, # Neurons whose weights are orthogonalized together
     **kwargs
 ) -> Optimizer:
     "Muon (Jordan et al. 2024) for `matrices`, `FusedAdam` for the other parameters"
     opt = Adam(params, lr, **kwargs)
     opt.__class__ = _Muon
-    opt.matrices,opt.lr_times,opt.momentum,opt.steps = list(matrices),lr_times,momentum,steps
+    opt.matrices,opt.lr_times,opt.momentum,opt.steps,opt.block = list(matrices),lr_times,momentum,steps,block
     return opt

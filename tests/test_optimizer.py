@@ -10,7 +10,7 @@ from helpers import hidden, make_dls
 from torch import nn
 
 from dropconnect_tab.learner import dropconnect_learner
-from dropconnect_tab.optimizer import FusedAdam, Muon, orthogonalize
+from dropconnect_tab.optimizer import FusedAdam, Muon, _n_blocks, orthogonalize
 
 
 def trained(opt_func, dls, splitter=None, **kwargs):
@@ -143,7 +143,8 @@ def test_muon_is_adam_but_for_its_matrices():
     assert 0 < values.min() and values.max() < 1.25 and (values > .5).sum() > 1
 
 
-@pytest.mark.parametrize('name,value', [('lr_times', 1.), ('momentum', .5), ('steps', 5), ('wd', .9), ('mom', .5)])
+@pytest.mark.parametrize('name,value', [('lr_times', 1.), ('momentum', .5), ('steps', 5), ('block', 4), ('wd', .9),
+                                        ('mom', .5)])
 def test_every_argument_of_muon_has_an_effect(name, value):
     def after(n_steps, **kwargs): return two_layers(partial(muon, **kwargs), n_steps)[0]
     a, b = after(2), after(2, **{name: value})
@@ -151,6 +152,11 @@ def test_every_argument_of_muon_has_an_effect(name, value):
     if name in ('wd', 'mom'): assert not torch.allclose(a[2].weight, b[2].weight, atol=1e-5)
     a, b = after(1), after(1, **{name: value})
     if name != 'wd': assert torch.allclose(a[2].weight, b[2].weight, atol=1e-5)
+
+
+@pytest.mark.parametrize('n_neurons, block, n', [(200, 50, 4), (100, 50, 2), (100, 60, 1), (8, 50, 1), (101, 50, 1),
+                                                 (120, 50, 2)])
+def test_blocks_have_the_same_size(n_neurons, block, n): assert _n_blocks(n_neurons, block) == n
 
 
 def test_muon_goes_on_where_it_stopped():
