@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Learner, Metric
-from fastai.torch_core import to_detach
+from fastai.torch_core import no_random, to_detach
 from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 
@@ -94,14 +94,16 @@ class ValidateOutOfBag(Callback):
     fitting,hook = False,None
 
     @property
-    def rows(self): return rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
+    def rows(self):
+        with no_random(reproducible=False): return rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
 
     def before_train(self):  # which `validate` and `get_preds` do not come to
         if self.fitting: return
         leave_out,others = _leave_out(self.learn),[o for o in self.learn.cbs if isinstance(o, ValidateOutOfBag)]
         if len(others) > 1: raise ValueError(
             "there are two ValidateOutOfBag, the learner's and the fit's, or an estimator's own: leave out one of them")
-        if not any(leave_out(*o[:self.dls.n_inp]).any() for o in self.rows): raise ValueError(_no_row_left_out(leave_out))
+        with no_random(reproducible=False): some = any(leave_out(*o[:self.dls.n_inp]).any() for o in self.rows)
+        if not some: raise ValueError(_no_row_left_out(leave_out))
         self.fitting = True
 
     def before_validate(self):
