@@ -630,7 +630,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def _targets(self, y, taken, reset=False):
         name = getattr(y, 'name', None) or 'target'
         y = _labels(y)
-        if gaps := pd.isna(y).sum(): raise ValueError(f"y has {gaps} missing labels: leave out their rows")
+        if gaps := pd.isna(y).sum(): raise ValueError(f"y has missing labels, {gaps} of {len(y)}: leave out their rows")
         if y.dtype == object and pd.api.types.infer_dtype(y) != 'string': raise ValueError(
             f"y has labels of type {', '.join(sorted({type(o).__name__ for o in y}))}: convert them to strings, as with "
             "y.astype(str)")
@@ -638,7 +638,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
             check_classification_targets(y)
             self.classes_ = np.unique(y)
             if len(self.classes_) < 2:
-                raise ValueError(f"y has only one class, {self.classes_[0]!r}: give rows of two or more")
+                raise ValueError(f"y has only one class, {self.classes_.tolist()[0]!r}: give rows of two or more")
         elif new := [*{*y.tolist()}-{*self.classes_.tolist()}]:
             raise ValueError(f"y_val has {new[0]!r}, which is not among the classes in y")
         return pd.DataFrame({_free(str(name), taken): pd.Series(y.tolist(), dtype=object)})

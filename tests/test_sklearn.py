@@ -293,7 +293,7 @@ def test_labels_come_back_as_they_are(labels):
 
 
 def test_one_class_is_an_error():
-    with pytest.raises(ValueError, match='only one class'): make(DropConnectClassifier).fit(rows()[0], ['a']*300)
+    with pytest.raises(ValueError, match='only one class, .a.: give'): make(DropConnectClassifier).fit(rows()[0], ['a']*300)
 
 
 @pytest.mark.slow
@@ -614,7 +614,7 @@ def test_rates_that_learn_nothing(lr):
 def test_missing_labels_are_an_error():
     df, y = rows(60)
     labels = pd.Series(target(DropConnectClassifier, y), dtype=object).where(np.arange(60) > 2)
-    with pytest.raises(ValueError, match="y has 3 missing labels: leave out their rows"): make(BOTH[1]).fit(df, labels)
+    with pytest.raises(ValueError, match=r"y has missing labels, 3 of \d+: leave out their rows"): make(BOTH[1]).fit(df, labels)
 
 
 @pytest.mark.slow
