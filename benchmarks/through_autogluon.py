@@ -46,10 +46,10 @@ def fit(name, model, rows, seed):
     "Error on the test rows, seconds of the processor for training and for predictions"
     from autogluon.tabular import TabularPredictor
     t, train, test = part(name, rows, seed)
-    metric = 'log_loss' if t.classes else 'root_mean_squared_error'
+    metric, task = ('log_loss', None) if t.classes else ('root_mean_squared_error', 'regression')
     with tempfile.TemporaryDirectory() as path:
         begun = time.process_time()
-        predictor = TabularPredictor(t.y_name, eval_metric=metric, path=path, verbosity=0).fit(
+        predictor = TabularPredictor(t.y_name, task, metric, path, verbosity=0).fit(
             train, hyperparameters={MODELS[model]: {}}, fit_weighted_ensemble=False, ag_args_fit=dict(num_cpus=1))
         fitted = time.process_time()
         error = -predictor.evaluate(test, silent=True)[metric]
