@@ -324,12 +324,21 @@ def test_out_of_bag_validation_leaves_other_rows_alone(tmp_path):
     learn = make_learner(dls=make_dls('price', path=tmp_path), cbs=ValidateOutOfBag())
     fit(learn, 1)
     rows = learn.dls.test_dl(make_df(30, seed=1))
-    ours, score, loss = quietly(learn, 'get_preds', dl=rows)[0], quietly(learn, 'oob_score'), quietly(learn, 'validate')[0]
+    ours = quietly(learn, 'get_preds', dl=rows)[0]
     learn.export('rows.pkl')
     again = load_learner(learn.path/'rows.pkl')
-    assert not len(again.dls.train_ds) and torch.equal(quietly(again, 'get_preds', dl=again.dls.test_dl(make_df(30, seed=1)))[0], ours)
+    new = again.dls.test_dl(make_df(30, seed=1))
+    assert not len(again.dls.train_ds) and torch.equal(quietly(again, 'get_preds', dl=new)[0], ours)
+    class Look(Callback):
+        def after_epoch(self):  # which predictions come to, too
+            if not hasattr(self.learn, 'gather_preds'): self.seen = self.learn.get_preds(dl=rows)[0]
+    look = Look()
+    fit(learn, 1, cbs=look)
     learn.remove_cb(ValidateOutOfBag)
-    assert torch.equal(ours, quietly(learn, 'get_preds', dl=rows)[0])
+    assert torch.equal(look.seen, quietly(learn, 'get_preds', dl=rows)[0]) and not torch.equal(look.seen, ours)
+    learn.add_cb(ValidateOutOfBag())
+    score, loss = quietly(learn, 'oob_score'), quietly(learn, 'validate')[0]
+    learn.remove_cb(ValidateOutOfBag)
     assert (score, loss) == (quietly(learn, 'oob_score'), quietly(learn, 'validate')[0])
 
 
