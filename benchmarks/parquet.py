@@ -2,8 +2,8 @@
 
 Writes synthetic rows, half of their columns categorical, then prepares loaders in several ways, each in a process of
 its own: `parquet_dls` with all rows, in memory and mapped, a `TabularPandas` of a part that fits, and bigtabular,
-fastai on dask, with a few rows, if it is installed. Prints rows a second of the preparation, of an epoch of the loader and of
-a training (bigtabular: of fastai's model), and the peak memory.
+fastai on dask, with a few rows, if it is installed. Prints rows a second of the preparation, of an epoch of the loader
+and of a training (bigtabular: of fastai's model), and the peak memory.
 
     python benchmarks/parquet.py --rows 5000000 --out benchmarks/parquet.md
     python benchmarks/parquet.py --rows 50000000 --ways mapped tensors fastai --out benchmarks/parquet_larger.md

@@ -219,11 +219,11 @@ def _frame(self:_DropConnectEstimator, X, reset=False):
     return X.set_axis(self._names, axis=1)  # where one side is an array, columns go by their places: scikit-learn warns
 
 @patch
-def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val, weights_val):
+def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val, weights_val, by_oob):
     """The columns; `DataLoaders` of training and validation rows, either set maybe with weights; which rows they have; a
     loader of both where the latter are set aside of the former, else None"""
     vocab,train,valid = self._vocab(),np.arange(len(y)),np.arange(0)
-    if X_val is None and self._sets_aside(X): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
+    if X_val is None and self._sets_aside(len(y), by_oob): train,valid = _split_rows(y, self.valid_pct, vocab is not None)
     if X_val is None: X_val,y_val,weights_val = (o if o is None else o[valid] for o in (X.iloc,y.iloc,weights))
     X,y = X.iloc[train],y.iloc[train]
     groups = self._group_names(X)
@@ -347,9 +347,9 @@ def _stops_by_oob(self:_DropConnectEstimator, X):
     return len(apart)*float(oob) >= _FEW_TO_JUDGE/10
 
 @patch
-def _sets_aside(self:_DropConnectEstimator, X):
-    "Are some of the rows held out as validation rows?"
-    return self.early_stopping or self.n_epoch is None and len(X) >= _FEW_TO_JUDGE and not self._stops_by_oob(X)
+def _sets_aside(self:_DropConnectEstimator, n, by_oob):
+    "Are some of `n` rows held out as validation rows?"
+    return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE and not by_oob
 
 @patch
 def _join(self:_DropConnectEstimator, learn, every_row):
@@ -395,8 +395,8 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
     seed = int(check_random_state(self.random_state).randint(2**31-1))
     vocab = self._vocab()
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
-        self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val)
         by_oob = X_val is None and self._stops_by_oob(X)
+        self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val, by_oob)
         _own_order([*dls.loaders, every_row], seed)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
