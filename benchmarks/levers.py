@@ -1,8 +1,9 @@
 """Which settings of `dropconnect_learner` pay on many datasets? One change at a time, judged on validation rows.
 
-At most 4,000 training rows of 29 of the datasets of thirty.py, split off their training rows, and the epochs that
-thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A setting is
-worth having if it gains on both halves of the datasets, every second one by size, and costs little on its worst.
+At most 4,000 training rows (`--rows`) of 29 of the datasets of thirty.py, split off their training rows, and the
+epochs that thirty.py gives them. `grants`, with 1,502 columns, is left out: it takes as long as all others together. A
+setting is worth having if it gains on both halves of the datasets, every second one by size, and costs little on its
+worst.
 All fits have `FusedAdam`, but for those with Muon, which is the default of classifiers.
 
     python benchmarks/levers.py FOLDER --out results/levers --jobs 2
@@ -13,6 +14,7 @@ is there is not repeated.
 from dataclasses import replace
 from functools import lru_cache, partial
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,6 @@ from dropconnect_tab.learner import _defaults, _opt_func
 from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.optimizer import FusedAdam
 
-ROWS = 4000
 FASTAI = 'fastai'
 VARIANTS = {
     'default': {}, FASTAI: {},
@@ -106,14 +107,14 @@ def learner_for(variant, dls, seed):
         cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
     learn = dropconnect_learner(dls, seed=seed, opt_func=FusedAdam, **given)
     if 'adapters' in more: share_layers(learn.model, more['adapters'])
-    if 'muon' in more: learn.opt_func = _opt_func(learn.model, ROWS, classes=True)
+    if 'muon' in more: learn.opt_func = _opt_func(learn.model, float('inf'), classes=True)  # however few rows
     return learn
 
 
 @lru_cache
-def part_of(name, folder):
-    "The slice of a dataset, with at most `ROWS` rows to train on, and as many to judge by"
-    return replace(at_most(load(name, folder).slice(), ROWS, ROWS), times=None)
+def part_of(name, folder, rows):
+    "The slice of a dataset, with at most `rows` rows to train on, and as many to judge by"
+    return replace(at_most(load(name, folder).slice(), rows, rows), times=None)
 
 
 def predict(variant, dataset, seed):
@@ -124,15 +125,15 @@ def predict(variant, dataset, seed):
         return learn.get_preds()
 
 
-def fit(name, variant, seed, folder):
+def fit(name, variant, seed, folder, rows):
     "The error on the validation rows, and for classes that after the temperature that suits them best"
     torch.set_num_threads(1)
-    dataset, apart = part_of(name, folder), VARIANTS[variant].get('apart', 1)
+    dataset, apart = part_of(name, folder, rows), VARIANTS[variant].get('apart', 1)
     set_seed(seed, reproducible=True)
     # Members that share nothing, each with its own rows in a batch, are networks that are trained apart
     preds, targs = map(torch.stack, zip(*(predict(variant, dataset, seed*apart+i) for i in range(apart))))
     preds, targs = preds.mean(0), targs[0]
-    key = dict(dataset=name, variant=variant, seed=seed)
+    key = dict(dataset=name, variant=variant, seed=seed, rows=rows)
     if not dataset.classes:
         return [{**key, **errors(preds.numpy(), dataset.targets(dataset.test_idx), 'rmse')}]
     logs, targs = preds.clamp_min(1e-9).log(), targs.flatten().long()
@@ -141,10 +142,11 @@ def fit(name, variant, seed, folder):
 
 
 def ratios(runs, measure, base='default'):
-    "Mean error over that of the default: a row for each dataset, in their order by size, a column for each variant"
-    error = runs.pivot_table(index='dataset', columns='variant', values=measure).dropna(how='all')
-    error = error.loc[sorted(error.index, key=DATASETS.index), [o for o in VARIANTS if o in error]]
-    return error.div(error[base], axis=0)
+    """Error over that of the default with the same seed, geometric mean over seeds. A row for each dataset, in their
+    order by size, and a column for each variant"""
+    error = runs.pivot_table(index=['dataset', 'seed'], columns='variant', values=measure).dropna(how='all')
+    res = np.exp(np.log(error.div(error[base], axis=0)).groupby(level='dataset').mean())
+    return res.loc[sorted(res.index, key=DATASETS.index), [o for o in VARIANTS if o in res]]
 
 
 def summary(ratio):
@@ -162,11 +164,12 @@ def summary(ratio):
 def levers_table(out):
     "For each variant its error over the default's, regression and classification apart"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
-    head = (f"At most {ROWS:,} training rows, seeds: {runs.seed.nunique()}. All but Muon with `FusedAdam`. Halves: every "
-            "second dataset by size.")
+    head = (f"At most {runs.rows.max():,} training rows, seeds: {runs.seed.nunique()}. All but Muon with `FusedAdam`. "
+            "Halves: every second dataset by size.")
     res, each = ['Error on validation rows over that of the default.', head, ''], []
     for measure, title in (('rmse', 'Regression: RMSE'), ('logloss', 'Classification: log loss'),
                            ('calibrated', 'Classification: log loss at the best temperature')):
+        if measure not in runs: continue
         ratio = ratios(runs, measure)
         res += [f'## {title}', '', *summary(ratio)]
         each += [f'## By dataset. {title}', '', *markdown(
@@ -175,7 +178,7 @@ def levers_table(out):
 
 
 def main():
-    p = options(__doc__, out='folder', seeds=1, jobs=1)
+    p = options(__doc__, out='folder', seeds=1, jobs=1, rows=4000)
     p.add_argument('--datasets', nargs='+', default=[o for o in DATASETS if o != 'grants'])
     p.add_argument('--variants', nargs='+', default=list(VARIANTS))
     args = p.parse_args()
@@ -183,7 +186,8 @@ def main():
     def fill(file):
         there = {(o['dataset'], o['variant'], o['seed']) for o in read_jsonl(file)}
         todo = [(n, v, s) for s in range(args.seeds) for v in args.variants for n in args.datasets]
-        side_by_side(file, partial(fit, folder=args.folder), [o for o in todo if o not in there], args.jobs)
+        run = partial(fit, folder=args.folder, rows=args.rows)
+        side_by_side(file, run, [o for o in todo if o not in there], args.jobs)
     write_study(args.out, 'levers', fill, levers_table)
 
 
