@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 from fastprogress.fastprogress import progress_bar
 
-from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_whole
+from dropconnect_tab.bench.files import append_jsonl, lock_folder, read_jsonl, write_text
 
 warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # fastai under pandas 3
 
@@ -46,7 +46,7 @@ def percent(v, of=1):
 def write_page(text, file=None):
     "Print a page, and write it"
     print(text)
-    if file: write_whole(file, lambda f: f.write_text(text, encoding='utf-8'))
+    if file: write_text(file, text)
 
 
 def machine():

@@ -25,7 +25,7 @@ from files import markdown, options, side_by_side, write_study
 from scipy.stats import t as student
 
 from dropconnect_tab.bench.bulldozers import bulldozers_dataset
-from dropconnect_tab.bench.files import read_jsonl, write_whole
+from dropconnect_tab.bench.files import read_jsonl, write_figure
 from dropconnect_tab.bench.runs import dataset_errors
 from dropconnect_tab.bench.datasets import load_dataset, dataset_dls
 from dropconnect_tab.learner import dropconnect_learner
@@ -294,7 +294,7 @@ def write_picture(axs, ylabel, path):
     "Label the first of `axs`, put the legend into the last, and write their figure"
     axs[0].set_ylabel(ylabel)
     axs[-1].legend(frameon=False, fontsize=8)
-    write_whole(path, lambda p: axs[0].figure.savefig(p, dpi=110, format='png'))
+    write_figure(path, axs[0].figure)
 
 
 def draw(out):

@@ -32,7 +32,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from thirty import hgb_takes_a_slice
 from torch.nn import functional as F
 
-from dropconnect_tab.bench.files import append_jsonl, read_jsonl, write_whole
+from dropconnect_tab.bench.files import append_jsonl, read_jsonl, write_figure
 from dropconnect_tab.masks import draw_mask, find_linears
 from dropconnect_tab.members import average_members, no_average
 from dropconnect_tab.model import DropConnectTabularModel
@@ -419,8 +419,7 @@ def draw(out):
         ax.grid(alpha=.3)
         ax.legend(frameon=False, fontsize=8, loc='lower left')
     axs[0, 0].set_ylabel('rows needed, relative to a dense start')
-    write_whole(out/'theory.png', lambda p: fig.savefig(p, dpi=90, format='png'))
-    plt.close()
+    write_figure(out/'theory.png', fig, dpi=90)
 
 
 def main():

@@ -23,7 +23,6 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -33,7 +32,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from dropconnect_tab.bench.bulldozers import bulldozers_dataset
-from dropconnect_tab.bench.files import write_whole
+from dropconnect_tab.bench.files import write_figure
 from dropconnect_tab.bench.many import format_many, mean_errors, plot_error_time, read_many, report_many
 from dropconnect_tab.bench.methods import METHODS as BENCH, coded_frames
 from dropconnect_tab.bench.packaged import load_packaged, packaged
@@ -218,8 +217,7 @@ def report_settings(out):
              + format_many(some, 'learner', 'fastai-untuned') for task, some in runs.groupby('task', sort=False))]
     write_page('\n\n'.join(parts)+'\n', out/'settings.md')
     fig = plot_error_time(runs, 'fastai-untuned', f'Epochs and members, {len(ran)} datasets')
-    write_whole(out/'settings.png', partial(fig.savefig, format='png', dpi=110))
-    plt.close(fig)
+    write_figure(out/'settings.png', fig)
 
 
 def check(args, known):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from filelock import FileLock, Timeout
 
 # %% ../../nbs/bench/00_files.ipynb #a16c0f16
@@ -29,6 +29,15 @@ def write_whole(path, write):
         with tmp.open('rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def write_text(path, text):
+    "Write a text file whole"
+    write_whole(path, lambda p: p.write_text(text, encoding='utf-8'))
+
+def write_figure(path, fig, dpi=110):
+    "Write a figure as a PNG file, whole, and close it"
+    write_whole(path, lambda p: fig.savefig(p, format='png', dpi=dpi))
+    plt.close(fig)
 
 # %% ../../nbs/bench/00_files.ipynb #f1d20005
 def why(e):
@@ -54,7 +63,7 @@ def read_jsonl(path):
 
 def write_jsonl(path, rows):
     "Write dicts as lines of JSON"
-    write_whole(path, lambda p: p.write_text(''.join(json.dumps(o)+'\n' for o in rows), encoding='utf-8'))
+    write_text(path, ''.join(json.dumps(o)+'\n' for o in rows))
 
 def append_jsonl(path, row):
     "Write a file of such lines anew, with one more"

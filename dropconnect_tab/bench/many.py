@@ -8,14 +8,14 @@ __all__ = ['read_many', 'mean_errors', 'over_best', 'ratio_interval', 'count_win
 
 # %% ../../nbs/bench/08_many.ipynb #e5a40003
 from dataclasses import dataclass
-from functools import partial
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.transforms import Bbox
 from scipy.stats import friedmanchisquare, studentized_range
 
-from .files import write_whole
+from .files import write_figure, write_text
 from .runs import measure_of, read_runs, runs_file
 
 # %% ../../nbs/bench/08_many.ipynb #e5a40006
@@ -292,8 +292,6 @@ def report_many(
         parts += [f'## {task.capitalize()}', format_many(some, method, base), said, format_datasets(some)]
     if there := [o for o in pairs if {*o} <= {*runs.method}]: parts = ['## In pairs', format_pairs(runs, there), *parts]
     text = '\n\n'.join(['# Many datasets', *filter(None, parts), '*: fewer than 500 test rows'])+'\n'
-    write_whole(out/'many.md', lambda p: p.write_text(text, encoding='utf-8'))
-    for name,fig in figs.items():
-        write_whole(out/f'{name}.png', partial(fig.savefig, format='png', dpi=110))
-        plt.close(fig)
+    write_text(out/'many.md', text)
+    for name,fig in figs.items(): write_figure(out/f'{name}.png', fig)
     return text

@@ -7,13 +7,11 @@ __all__ = ['REFERENCES', 'PLOTS', 'read_results', 'paired_interval', 'summarise'
            'format_settings', 'plot_methods', 'plot_curves', 'plot_regrowth', 'plot_weight_p', 'report']
 
 # %% ../../nbs/bench/06_report.ipynb #15b08f13
-from functools import partial
-
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import first
 from matplotlib.ticker import MaxNLocator
 
-from .files import home_path, write_whole
+from .files import home_path, write_figure, write_text
 from .runs import errors, measure_of, read_preds, read_runs, row_losses, runs_file
 from .methods import METHODS
 
@@ -246,13 +244,11 @@ def report(
     summary = format_summary(summarise(results), compare(results))
     for name,text in (('table',summary), ('settings',format_settings(results))):
         path = folder/f'{name}.md'
-        if text: write_whole(path, lambda p: p.write_text(text+'\n', encoding='utf-8'))
+        if text: write_text(path, text+'\n')
         else: path.unlink(missing_ok=True)  # of runs that are gone
     title = f"{results[0]['dataset']}, split {results[0]['split']}"
     for name,plot in PLOTS.items():
         path = folder/f'{name}.png'
-        if fig := plot(results, title):
-            write_whole(path, partial(fig.savefig, format='png', dpi=110))
-            plt.close(fig)
+        if fig := plot(results, title): write_figure(path, fig)
         else: path.unlink(missing_ok=True)
     return summary
