@@ -265,10 +265,10 @@ def test_years_are_numbers():
 
 
 @pytest.mark.parametrize('dtype', [int, 'Int64', float, str])
-def test_whole_numbers_beyond_those_of_training_are_said(dtype):
+def test_new_whole_numbers_are_said(dtype):
     columns = TableColumns(frame([*range(1, 8)]*5, int))
     new = frame([3, 8, 9, 9], int).astype(dtype)
-    with pytest.warns(UserWarning, match="column 'd' has 3 values beyond 1 to 7, .* such as 8: .*cont_names") as said: columns(new)
+    with pytest.warns(UserWarning, match="column 'd' has 3 values, such as 8, .*unknown; name it in cont_names") as said: columns(new)
     assert len(said) == 1
     columns(frame([3, 7], int))
     TableColumns(frame([*range(1, 8)]*5, int), cat_names=['d'])(new)  # who asks for a category knows it
@@ -285,6 +285,84 @@ def test_a_category_is_the_same_in_another_type(train, new, same):
     columns = TableColumns(pd.DataFrame({'d': train, 'x': [.5, 1, 2]}))
     assert columns.kinds['d'] == 'category'
     assert columns(pd.DataFrame({'d': new, 'x': 1.})).d.fillna('-').tolist() == [*same]
+
+
+def test_values_with_blanks_are_those_without():
+    columns = TableColumns(frame(['a', 'b ', ' 1', '2']*9))
+    assert columns(frame(['a ', ' b', 1, '2 ', 'b '])).d.tolist() == ['a', 'b ', ' 1', '2', 'b ']
+
+
+def test_true_is_not_one_whatever_comes_first():
+    columns = TableColumns(frame([True, 1, 'x', '1', 'True']*9))
+    assert columns(frame([True, 1])).d.tolist() == ['True', '1'] and columns(frame([1, True])).d.tolist() == ['1', 'True']
+
+
+def test_a_column_without_a_known_value_is_said():
+    columns = TableColumns(frame([*'abc']*20))
+    with pytest.warns(UserWarning, match="column 'd' has no value that training rows had, but ones such as 'x', where they had 'a'"):
+        columns(frame([*'xyz']*4))
+    columns(frame([*'xyz']*3))  # few rows may be new
+    columns(frame([*'xyz']*4+['a']))
+
+
+TRUTH = {True: [True, 'True', 'true ', 't', 'T', 'yes', 'Y', 1, 1., '1'], False: [False, 'FALSE', 'f', 'No', 'n', 0, 0., '0']}
+
+
+def test_what_may_mean_true_and_false():
+    columns = TableColumns(frame([True, False, None]*9))
+    for truth, values in TRUTH.items(): assert {*columns(frame(values)).d} == {str(truth)}
+    assert columns(frame([None, np.nan, pd.NA, ' '])).d.isna().all()
+
+
+@pytest.mark.parametrize('other', ['Wahr', 2, 'maybe', -1, [1]], ids=str)
+def test_what_is_neither_true_nor_false(other):
+    columns, new = TableColumns(frame([True, False]*9)), frame([True, other, False])
+    with pytest.raises(ValueError, match="column 'd' was true or false in training, and now has .*give True or False"): columns(new)
+    with pytest.warns(UserWarning, match='1 value could not be parsed'): res = columns(new, errors='coerce').d
+    assert res[[0, 2]].tolist() == ['True', 'False'] and pd.isna(res[1])
+
+
+def test_durations_are_no_numbers_and_numbers_no_durations():
+    took, days = frame(pd.to_timedelta(np.arange(60), 'D'), None), frame(np.arange(60)+.5, None)
+    for train, new, was in ((took, days, 'durations'), (took, days.astype(int), 'durations'), (days, took, 'numbers')):
+        columns = TableColumns(train)
+        for errors in ('raise', 'coerce'):
+            with pytest.raises(ValueError, match=f"column 'd' had {was} in training.*pd.to_timedelta"): columns(new, errors)
+        assert columns(frame([None]*3)).d.isna().all() and len(columns(train)) == 60
+
+
+def euros(values): return [f'{o:,}'.replace(',', '.')+' €' for o in values]
+
+
+def test_points_of_thousands():
+    values = np.random.default_rng(0).integers(100, 60000, 200)
+    columns = TableColumns(frame(euros(values)))
+    assert columns.kinds == {'d': 'number'} and columns(frame(euros(values))).d.tolist() == values.tolist()
+    assert columns(frame(['1.234.567 €', '1.234,5 €', '7 €'])).d.tolist() == [1234567, 1234.5, 7]
+    decimals = [f'{o/1000:.3f} €' for o in values]  # 0.123 among them
+    assert TableColumns(frame(decimals))(frame(decimals)).d.tolist() == (values/1000).tolist()
+
+
+def test_points_that_may_be_of_thousands_are_said():
+    texts = euros(range(1001, 60000, 999))
+    with pytest.warns(UserWarning, match="column 'd' has numbers such as '1.001 €'.*read as a decimal one.*thousands"):
+        columns = TableColumns(frame(texts))
+    assert columns(frame(texts)).d[0] == 1.001
+
+
+def test_decimals_among_other_numbers_and_missing_ones():
+    mixed = [decimal.Decimal(o)/2 if o % 2 else o/2 if o % 3 else o//2 for o in range(60)]
+    columns = TableColumns(frame(mixed))
+    assert columns.kinds == {'d': 'number'} and columns(frame([decimal.Decimal('.5'), pd.NA, 2, None])).d.fillna(-1).tolist() == [.5, -1, 2, -1]
+    assert TableColumns(frame([decimal.Decimal(o) for o in range(59)]+[pd.NA])).kinds == {'d': 'number'}
+
+
+def test_periods_in_an_object_column():
+    months = pd.period_range('2015-01', periods=60, freq='M')
+    proper, objects = frame(months, None), frame([*months])
+    columns = TableColumns(proper)
+    assert columns.kinds == TableColumns(objects).kinds == {'d': 'date'}
+    assert columns(objects).equals(columns(proper)) and TableColumns(objects)(proper).equals(columns(proper))
 
 
 def test_codes_that_have_lost_their_zeros_are_said():
@@ -311,14 +389,14 @@ def test_rows_that_cannot_be_read_are_gaps_where_asked_for():
     df = wide()
     columns = TableColumns(df)
     with pytest.raises(ValueError, match="'size' is not made of numbers|'sold' was read"): columns(shifted(df))
-    with pytest.warns(UserWarning, match="4 values could not be parsed, and became missing: .*column 'size'") as said: res = columns(shifted(df), errors='gap')
+    with pytest.warns(UserWarning, match="4 values could not be parsed, and became missing: .*column 'size'") as said: res = columns(shifted(df), errors='coerce')
     assert len(said) == 1
     other = np.arange(60) != 2
     gone = [o for o in columns.cont_names if o != 'price']  # there it is the number of rooms
     assert res[other].equals(columns(df)[other]) and res.loc[2, gone].isna().all()
-    assert columns(df, errors='gap').equals(columns(df))
+    assert columns(df, errors='coerce').equals(columns(df))
     with pytest.warns(UserWarning, match="1 value .*inf"):
-        assert np.isnan(columns(df.assign(size=[np.inf, *df['size'][1:]]), errors='gap')['size'][0])
+        assert np.isnan(columns(df.assign(size=[np.inf, *df['size'][1:]]), errors='coerce')['size'][0])
     with pytest.raises(ValueError, match="errors='skip'"): columns(df, errors='skip')
 
 
@@ -327,7 +405,7 @@ def test_objects_that_do_not_fit_are_gaps_and_their_neighbours_stay():
     columns = TableColumns(df)
     wrong = df.astype(object)
     wrong.iloc[2] = ['soon', 'long', 'big', 1j]
-    with pytest.warns(UserWarning, match="^4 values could not be parsed"): res = columns(wrong, errors='gap')
+    with pytest.warns(UserWarning, match="^4 values could not be parsed"): res = columns(wrong, errors='coerce')
     assert res.loc[2].isna().all() and res.drop(2).equals(columns(df).drop(2))
 
 
@@ -336,8 +414,8 @@ def test_an_estimator_predicts_rows_that_cannot_be_read(cls):
     df = wide()
     y = np.arange(60.) if cls is DropConnectRegressor else np.arange(60) % 2
     est = make(cls).fit(df, y)
-    with pytest.raises(ValueError, match="errors='gap'"): est.predict(shifted(df))
-    est = make(cls, members=2, errors='gap').fit(df, y)
+    with pytest.raises(ValueError, match="errors='coerce'"): est.predict(shifted(df))
+    est = make(cls, members=2, errors='coerce').fit(df, y)
     for o in [o for o in ('predict', 'predict_proba', 'predict_dist') if hasattr(est, o)]:
         with pytest.warns(UserWarning, match="4 values") as said: answer = getattr(est, o)(shifted(df))
         assert [o.category for o in said].count(UserWarning) == 1
