@@ -86,6 +86,8 @@ def _other_code(n, index, codes, v):
 
 def _code(n, index, codes, v):
     if _is_missing(v): return 0
+    if isinstance(v, float) and abs(v) >= 2**53 and index.dtype.kind in 'iu': raise ValueError(
+        f"column {n!r} has {v!r}, which may be one of several of its categories, which are integers: give an integer")
     try: res = codes[v]
     except KeyError: res = _other_code(n, index, codes, v)
     except TypeError: raise ValueError(
@@ -224,34 +226,15 @@ def as_json(encoder, vocab):
     except TypeError as e: raise ValueError(f"a column's name is not a string or a number ({e}): rename it") from None
     return res
 
-def _index(values, dtype=None):
-    res = as_index(values, dtype) if isinstance(values, list) else None
-    if res is None or res.hasnans or not res.is_unique:
-        raise ValueError(f"{values!r} is not a list of different values")
-    return res
+def _category(name, values=None, dtype=None, **kwargs):
+    return dict(name=name, **kwargs) if values is None else dict(name=name, values=as_index(values, dtype))
 
-def _category(names, name, values=None, dtype=None, gaps_of=None, codes=None):
-    if gaps_of is None: return dict(name=name) if values is None else dict(name=name, values=_index(values, dtype))
-    no,yes = map(int, codes)
-    if gaps_of not in names: raise ValueError(f"{name!r} marks missing values of {gaps_of!r}, which is not continuous")
-    return dict(name=name, gaps_of=gaps_of, codes=(no,yes))
-
-def _scaled(name, mean, std, fill):
-    if not (math.isfinite(mean) and 0 < std < math.inf and (fill is None or math.isfinite(fill))):
-        raise ValueError(f"{name!r} has mean={mean}, std={std} and fill={fill}")
-    return dict(name=name, mean=mean, std=std, fill=fill)
-
-def _settings(checked, format, categories, numbers, classes):
-    if format not in (1,2): raise ValueError(f"it has format={format!r}, and this version reads 1 and 2")
-    if format==2 and not checked: raise ValueError("it does not end with a checksum")
-    numbers = [_scaled(**o) for o in numbers]
-    names = {o['name'] for o in numbers}
-    encoder = RowEncoder([_category(names, **o) for o in categories], numbers)
-    return encoder,None if classes is None else _index(**classes).tolist()
-
-def from_json(text, checked=True):
-    "The encoder and the vocab that `as_json` has written, in a file with a checksum or without; else an error"
-    return _settings(checked, **json.loads(text))
+def from_json(text):
+    "The encoder and the vocab that `as_json` has written; a `ValueError` for another format"
+    about = json.loads(text)
+    if about['format'] != 2: raise ValueError(f"it has format={about['format']!r}, and this version reads 2")
+    encoder = RowEncoder([_category(**o) for o in about['categories']], about['numbers'])
+    return encoder,None if about['classes'] is None else as_index(**about['classes']).tolist()
 
 # %% ../nbs/12_exported.ipynb #a1e0c3e8
 def _open_torch(data):
@@ -289,12 +272,12 @@ def add_checksum(path):
     if path.suffix=='.pt2': data = data[:-2] + (len(mark)+64).to_bytes(2, 'little')  # the archive ends with a comment
     path.write_bytes(data + mark + _checksum(data + mark))
 
-def _has_checksum(path, data):
-    "Does `data` end with a checksum? A `ValueError` where it is another than that of what is before it"
+def _check_whole(path, data):
+    "A `ValueError` unless `data` ends with the checksum of what is before it"
     rest,checksum = data[:-64],data[-64:]
-    if not rest.endswith(_MARK[path.suffix]): return False
-    if checksum == _checksum(rest): return True
-    raise ValueError(f"{path} is damaged: its checksum is not that of its content; copy or export it again")
+    if rest.endswith(_MARK[path.suffix]) and checksum == _checksum(rest): return
+    raise ValueError(f"{path} is damaged, or was not written by Predictor.export: it does not end with the checksum of "
+                     "its content; copy or export it again")
 
 def check_suffix(path):
     "`path` as a `Path`, `~` expanded; a `ValueError` unless its suffix is one of those that are known"
@@ -313,13 +296,6 @@ class ExportedPredictor(RowPredictor):
         super().__init__(encoder, vocab)
         self._run = run
 
-def _try_out(encoder, vocab, run):
-    "A `ValueError` unless the model takes what `encoder` gives, and has an output for each class"
-    rows = np.zeros((1,len(encoder.categories)), np.int64),np.zeros((1,len(encoder.numbers)), np.float32)
-    n = run(*rows)[0].size
-    if vocab is not None and len(vocab) not in (n, n + (n==1)):
-        raise ValueError(f"the model has {n} outputs, but the classes are {vocab}")
-
 def load_predictor(
     path, # A file that `Predictor.export` wrote: `.onnx`, or a `.pt2` that you trust, since it can run any code
 ) -> ExportedPredictor:
@@ -327,14 +303,8 @@ def load_predictor(
     path = check_suffix(path)
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
     data = path.read_bytes()
-    checked = _has_checksum(path, data)
-    try: about,open_net = _READ[path.suffix](data)
-    except ImportError: raise
-    except Exception as e: raise ValueError(f"{path} is damaged, or not a {path.suffix} file: {e}") from e
-    if not about: raise ValueError(f"{path} was not written by Predictor.export: it does not say how to read rows")
-    try:
-        encoder,vocab = from_json(about, checked)
-        run = open_net()
-        if not checked: _try_out(encoder, vocab, run)
-    except Exception as e: raise ValueError(f"{path} is damaged ({e}): export it again") from e
-    return ExportedPredictor(encoder, vocab, run)
+    _check_whole(path, data)
+    about,open_net = _READ[path.suffix](data)
+    try: encoder,vocab = from_json(about)
+    except ValueError as e: raise ValueError(f"{path} is of another version ({e}): export it again") from e
+    return ExportedPredictor(encoder, vocab, open_net())

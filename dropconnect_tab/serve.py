@@ -7,6 +7,7 @@ __all__ = ['Predictor']
 
 # %% ../nbs/14_serve.ipynb #57447aa4
 import os, warnings
+from io import BytesIO
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -149,7 +150,9 @@ def _traced(graph, example):
 
 # %% ../nbs/14_serve.ipynb #c3a2e5f7
 def _write_torch(graph, example, about, path):
-    torch.export.save(_traced(graph, example), path, extra_files={ABOUT:about})
+    data = BytesIO()  # PyTorch's own writer ends the process where a disk is full
+    torch.export.save(_traced(graph, example), data, extra_files={ABOUT:about})
+    path.write_bytes(data.getvalue())
 
 def _write_onnx(graph, example, about, path):
     try: import onnxruntime, onnxscript

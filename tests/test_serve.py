@@ -742,3 +742,12 @@ def test_digits_from_json_are_answered_as_strings():
     answer, row = with_kind((np.arange(400) % 3).astype(str)).predictor(), dict(shop='a', size=.1, age=.2)
     wanted = answer({**row, 'kind': '2'})
     assert np.array_equal(answer({**row, 'kind': 2}), wanted) and not np.array_equal(answer({**row, 'kind': 77}), wanted)
+
+
+def test_large_ids_from_a_row_of_floats():
+    df = make_df().assign(id=2**53+1+2*np.arange(400) % 10)
+    learn = fitted(TabularPandas(df, [Categorify, Normalize], ['id'], ['size'], 'price', splits=None).dataloaders(bs=64))
+    answer = learn.predictor()
+    row = df[['id', 'size']].iloc[0]  # a Series of float64, which has lost the last digit
+    with pytest.raises(ValueError, match="column 'id' has .*9007199254740992.0.*, which may be one of several of its categories, which are integers"): answer(row)
+    assert np.allclose(answer(row.to_dict() | {'id': int(df.id[0])}), answer(df)[0], atol=1e-6)
