@@ -8,6 +8,8 @@ __all__ = ['DEFAULTS', 'suggest', 'PruneTrial']
 # %% ../nbs/17_tune.ipynb #17a00003
 from fastai.callback.core import Callback
 
+from .averaging import can_validate
+
 # %% ../nbs/17_tune.ipynb #17a00005
 DEFAULTS = dict(width=200, depth=2, weight_p=None, ps=None, n_bins=None, emb_std=None, lr=.01, wd=None)
 
@@ -30,7 +32,7 @@ class PruneTrial(Callback):
     ): self.trial,self.trained = trial,False
 
     def before_train(self):
-        if not len(self.learn.dls.valid_ds): raise ValueError(
+        if not can_validate(self.learn): raise ValueError(
             "there are no validation rows, and so no losses to compare: give loaders with some, or X_val and y_val")
         self.trained = not hasattr(self.learn, 'lr_finder')
 

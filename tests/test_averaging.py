@@ -8,7 +8,7 @@ from fastai.tabular.all import (
     TrackerCallback, set_seed, tabular_learner, trainable_params)
 from helpers import hidden, make_df, make_dls, plain_learner
 
-from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, TimeLimit, most_epochs
+from dropconnect_tab.averaging import AverageWeights, KeepBest, LowerRate, TimeLimit, max_epochs
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
@@ -129,25 +129,37 @@ def test_wrong_averages(kwargs, message):
     with pytest.raises(ValueError, match=message): AverageWeights(**kwargs)
 
 
+def with_settings(cb, **settings):
+    for k, v in settings.items(): setattr(cb, k, v)
+    return cb
+
+
+def keep_best(*args, slow=0., fall=0., **kwargs): return with_settings(KeepBest(*args, **kwargs), slow=slow, fall=fall)
+
+
 @pytest.mark.parametrize('kwargs, epochs, best', [
     (dict(patience=2), 5, 3), (dict(patience=3), 9, 7), (dict(patience=2, start=.5), 9, 7),
     (dict(patience=1, slow=1.), 10, 7), (dict(patience=2, fall=.5), 3, 3)])
 def test_when_it_stops_and_what_it_keeps(kwargs, epochs, best):
     losses, watch = [5., 4., 3., 3.1, 3.2, 2.9, 2.5, 2.6, 2.7, 2.8], Watch()
     learn = learner()
-    learn.fit(10, 1e-2, cbs=[Losses(losses), watch, KeepBest(**kwargs)])
+    learn.fit(10, 1e-2, cbs=[Losses(losses), watch, keep_best(**kwargs)])
     assert len(learn.recorder.values) == (10 if kwargs == dict(patience=3) else epochs)
     for k, v in weights(learn.model).items(): assert torch.equal(v, watch.ended[best-1][k])
 
 
 def test_negative_losses_and_losses_that_are_no_number():
     learn, watch = learner(), Watch()
-    learn.fit(9, 1e-2, cbs=[Losses([-1., -2., -3., -2.9, -2.8, 0., 0., 0., 0.]), watch, KeepBest(2, fall=.1)])
+    learn.fit(9, 1e-2, cbs=[Losses([-1., -2., -3., -2.9, -2.8, 0., 0., 0., 0.]), watch, keep_best(2, fall=.1)])
     assert len(learn.recorder.values) == 5
     for k, v in weights(learn.model).items(): assert torch.equal(v, watch.ended[2][k])
     learn = learner()
     learn.fit_averaged(cbs=Losses([float('nan')]*60))
     assert len(learn.recorder.values) < 10
+    for first in (float('nan'), float('inf')):  # a later fall counts
+        learn, losses = learner(), Losses([first]+[1/i for i in range(1, 60)])
+        learn.fit_averaged(lr=1e-2, cbs=losses)
+        assert len(learn.recorder.values) > 30 and np.allclose(losses.rates[1:], 1e-2)
 
 
 def test_the_rate_is_lowered_before_training_stops():
@@ -157,11 +169,11 @@ def test_the_rate_is_lowered_before_training_stops():
     assert rates[1:6] == [1e-2]*5 and rates[6:10] == [2e-3]*4 and rates[10:] == [4e-4]*4
 
 
-@pytest.mark.parametrize('kwargs', [dict(patience=2), dict(slow=1.), dict(fall=.9), dict(times=1), dict(by=2.)], ids=str)
-def test_each_argument_of_the_lowered_rate(kwargs):
-    def rates(**kwargs):
+@pytest.mark.parametrize('kwargs', [dict(patience=2), dict(slow=1.), dict(fall=.9), dict(times=1), dict(factor=.5)], ids=str)
+def test_each_setting_of_the_lowered_rate(kwargs):
+    def rates(patience=3, **settings):
         learn, losses, average = learner(), Losses([5., 4., 3., 2.9, 2.8, 2.7] + [2.7]*54), AverageWeights()
-        best = LowerRate(average, **kwargs)
+        best = with_settings(LowerRate(average, patience), **settings)
         class Rate(Callback):
             def before_batch(self):
                 if self.training: self.learn.opt.set_hyper('lr', 1e-2*best.scale)
@@ -219,7 +231,7 @@ def test_without_validation_rows_it_must_know_the_epochs():
 
 
 def test_how_long_it_may_take():
-    assert [most_epochs(o) for o in (10, 8333, 20_000, 10**7)] == [60, 60, 25, 10]
+    assert [max_epochs(o) for o in (10, 8333, 20_000, 10**7)] == [60, 60, 25, 10]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 from helpers import make_df, make_dls, root
 from torch import nn
 
+from dropconnect_tab.averaging import TimeLimit
 from dropconnect_tab.learner import dropconnect_learner
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 from dropconnect_tab.tune import DEFAULTS, PruneTrial, suggest
@@ -70,6 +71,14 @@ def test_estimators_are_pruned_by_epoch(cls, early_stopping):
     search.optimize(error, n_trials=2)
     assert [o.state.name for o in search.trials] == ['PRUNED', 'PRUNED']
     assert [[*o.intermediate_values] for o in search.trials] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_an_estimator_that_stops_by_out_of_bag_rows_is_pruned():
+    trial = study(pruner=pruner(2)).ask()
+    X = make_df(1200)[['shop', 'day', 'size', 'age']]
+    DropConnectRegressor(oob_score=True, cbs=[PruneTrial(trial), TimeLimit(2)], **{k: v for k, v in SMALL.items() if k != 'n_epoch'}).fit(
+        X, make_df(1200).price)
+    assert len(trial.storage.get_trial(trial._trial_id).intermediate_values) > 0
 
 
 def test_learners_are_pruned_by_epoch():
