@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/00_checks.ipynb #792ea177
+import math
 from numbers import Integral, Real
 
 # %% ../nbs/00_checks.ipynb #330aa1a0
@@ -23,6 +24,12 @@ def check_whole(name, value, low=None, what='a whole number'):
     return value
 
 # %% ../nbs/00_checks.ipynb #ca6bab12
+def check_lr(lr):
+    "A `ValueError` unless a learning rate, or each in a `slice` of them, is a number above 0"
+    rates = [o for o in (lr.start,) if o is not None]+[lr.stop] if isinstance(lr, slice) else [lr]
+    if not all(isinstance(o, Real) and not isinstance(o, bool) and 0 < o < math.inf for o in rates):
+        raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
+
 def check_weight_p(weight_p):
     "`weight_p` as a float; a `ValueError` unless it is a number in [0, 1)"
     if isinstance(weight_p, bool) or not isinstance(weight_p, Real) or not 0 <= weight_p < 1:

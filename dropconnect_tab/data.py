@@ -71,6 +71,7 @@ class _ReadTensors(ReadTabBatch):
     def encodes(self, b):
         if not isinstance(b, TabularPandas): return b
         return as_tensors(b) if b.device is None else to_device(as_tensors(b), b.device)
+    def decodes(self, o): return super().decodes(o[:2+self.to.with_cont])  # weights of rows may follow
 
 def _reading_tensors(after_batch, dataset):
     "`after_batch` with its `ReadTabBatch` replaced"

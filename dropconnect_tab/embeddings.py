@@ -34,9 +34,12 @@ class ContScale(nn.Module):
         if low.ndim != 1 or not (low.isfinite() & high.isfinite() & mean.isfinite() & (low <= high) & (std > 0)).all():
             raise ValueError(f"ContScale({', '.join(str(o.tolist()) for o in given)}): give finite values, one for each "
                              "column; low is at most high, and std above 0")
-        fences = dict(mean=mean, std=std, low=(low-mean)/std, high=(high-mean)/std, room=(low < high).float())
-        for n,o in fences.items(): self.register_buffer(n, o.clone())
-        self.register_buffer('weight', weight if weight is None else torch.tensor(weight, dtype=torch.float32))
+        buffers = dict(mean=mean, std=std, low=(low-mean)/std, high=(high-mean)/std, room=(low < high).float())
+        for n,o in buffers.items(): self.register_buffer(n, o.clone())
+        weight = weight if weight is None else torch.tensor(weight, dtype=torch.float32)
+        if weight is not None and weight.shape != low.shape: raise ValueError(
+            f"weight has shape {tuple(weight.shape)}: give one for each of {len(low)} columns")
+        self.register_buffer('weight', weight)
 
     def forward(self, x):
         x = (x-self.mean)/self.std

@@ -6,8 +6,6 @@
 __all__ = ['plot_importance', 'plot_coverage', 'plot_error_spread', 'plot_reliability']
 
 # %% ../nbs/15_interpret.ipynb #0c6cb6d7
-from contextlib import contextmanager
-
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastai.tabular.core import Normalize, TabularPandas
@@ -18,7 +16,7 @@ from fastcore.foundation import L
 from .checks import check_choice, check_whole
 from .data import target_vocab
 from .masks import column_groups, find_linears, report_zeros, unwrap
-from .predict import as_tensors, collect_member_preds, interval_coverage
+from .predict import collect_member_preds, interval_coverage, rows_of, target_kind, to_tensors
 
 # %% ../nbs/15_interpret.ipynb #0829478c
 @patch
@@ -84,13 +82,13 @@ def _panels(n, width, height):
 @patch
 def plot_masks(self:Learner,
     member:int=0, # Which member, of a model that has some
-    names=None, # Layers to plot; None: all that are masked
+    names=None, # Layers to plot, or one; None: all that are masked
     axs=None, # Axes to draw on, one for each layer; None: a new figure
 ): # The axes
     "Weights of each masked layer, neurons × inputs: blue where kept, orange where dropped, darker where larger"
     masks = _static_masks(self)
-    for o in names or []: check_choice('name', o, list(masks.linears))
-    names = names or list(masks.linears)
+    names = L(names) or L(masks.linears.keys())
+    for o in names: check_choice('name', o, list(masks.linears))
     if axs is None: axs = _panels(len(names), 4.8, 4.2)
     columns,widths = _table_columns(self)
     first = next((n for n,l in masks.linears.items() if l.weight.shape[-1] == sum(widths)), None)
@@ -124,12 +122,12 @@ def plot_regrowth(self:Learner,
     return axs
 
 # %% ../nbs/15_interpret.ipynb #dfc5aad0
-def _row_errors(preds, targs, classes): # preds (rows, members, outputs) → (members, rows)
+def _row_errors(preds, targs, kind): # preds (rows, members, outputs) → (members, rows)
     "Errors of each member: differences, or minus the log of the true class's probability"
-    if not classes: return (preds-targs.view(len(preds), 1, -1)).transpose(0, 1).flatten(1)
+    if kind == 'numbers': return (preds-targs.view(len(preds), 1, -1)).transpose(0, 1).flatten(1)
     p = preds.clamp_min(1e-12)
-    if targs.ndim > 1 and targs.shape[-1] > 1:  # several classes may hold
-        return -torch.where(targs[:,None].bool(), p, 1-preds.clamp_max(1-1e-7)).log().mean(-1).T
+    if kind == 'labels':
+        return -torch.where(targs.view(len(preds), 1, -1).bool(), p, 1-preds.clamp_max(1-1e-7)).log().mean(-1).T
     return -p.gather(2, targs.long().view(-1, 1, 1).expand(-1, p.shape[1], 1))[...,0].log().T
 
 # %% ../nbs/15_interpret.ipynb #581d0c7c
@@ -140,17 +138,17 @@ def plot_members(self:Learner,
     axs=None, # Two axes to draw on; None: a new figure
 ): # The axes
     "Each member's error (RMSE, or log loss) beside that of their average, and the correlations of their errors"
-    classes = bool(target_vocab(self.dls))
+    kind = target_kind(self)
     with self.no_bar(): preds,targs = collect_member_preds(self, ds_idx, dl)
     if targs is None: raise ValueError(
         "these rows have no targets, so there are no errors to plot: give the loader with_labels=True")
-    errors,vote = _row_errors(preds, targs, classes),_row_errors(preds.mean(1, keepdim=True), targs, classes)
-    def total(o): return o.mean(1) if classes else o.square().mean(1).sqrt()
+    errors,vote = _row_errors(preds, targs, kind),_row_errors(preds.mean(1, keepdim=True), targs, kind)
+    def total(o): return o.square().mean(1).sqrt() if kind == 'numbers' else o.mean(1)
     if axs is None: axs = _panels(2, 4.8, 3.6)
     each,together = total(errors),float(total(vote))
     axs[0].bar(range(len(each)), each, color='C0')
     axs[0].axhline(together, color='C1', label=f'their average: {together:.4f}')
-    axs[0].set(xlabel='member', ylabel='log loss' if classes else 'RMSE')
+    axs[0].set(xlabel='member', ylabel='RMSE' if kind == 'numbers' else 'log loss')
     axs[0].legend(loc='lower right')
     common = np.corrcoef(errors.numpy())
     others = common[~np.eye(len(common), dtype=bool)]
@@ -168,10 +166,7 @@ def _draw_rows(dl, max_rows, rng):
 
 def _all_rows(learn, ds_idx, dl, max_rows=None, rng=None):
     "Inputs, and targets with all that comes with them, of at most `max_rows` rows: tensors on the model's device"
-    if dl is None: dl = learn.dls.loaders[ds_idx] if ds_idx < len(learn.dls.loaders) else None
-    if dl is None or dl.n == 0: raise ValueError(
-        f"ds_idx={ds_idx!r}: there are no such rows: give dl=learn.dls.test_dl(df, with_labels=True), or ds_idx=0")
-    dl = dl.new(shuffle=False, drop_last=False)
+    dl = rows_of(learn.dls, ds_idx, dl).new(shuffle=False, drop_last=False)
     if max_rows is not None and max_rows < dl.n: _draw_rows(dl, max_rows, rng)
     batch = [torch.cat(o) for o in zip(*dl)]
     batch,n_inp = to_device(batch, next(learn.model.parameters()).device),learn.dls.n_inp
@@ -191,16 +186,13 @@ def _place(learn, column):
     check_choice('column', column, cats+conts)
     return (0,cats.index(column)) if column in cats else (1,conts.index(column))
 
-@contextmanager
-def _replaced_columns(learn, xb, values):
-    "While it lasts, the columns of `xb` that `values` names have other values"
-    places = {_place(learn, k):v for k,v in values.items()}
-    before = {(i,j):xb[i][:,j].clone() for i,j in places}
-    try:
-        for (i,j),v in places.items(): xb[i][:,j] = v
-        yield xb
-    finally:
-        for (i,j),v in before.items(): xb[i][:,j] = v
+def _with_columns(learn, xb, values):
+    "`xb` with other values in the columns that `values` names"
+    res = [o.clone() for o in xb]
+    for k,v in values.items():
+        i,j = _place(learn, k)
+        res[i][:,j] = v
+    return res
 
 def _flag(learn, column):
     "The column that marks missing values of the continuous `column`, in a list; an empty one if there is none"
@@ -232,12 +224,12 @@ def feature_importance(self:Learner,
     groups,rng = _shuffle_groups(self, groups),None if seed is None else torch.Generator().manual_seed(seed)
     xb,yb = _all_rows(self, ds_idx, dl, max_rows, rng)
     if not yb: raise ValueError("these rows have no targets, and so no loss: give the loader with_labels=True")
-    def loss(): return float(self.loss_func(_outputs(self, xb), *yb).mean())
+    def loss(xb): return float(self.loss_func(_outputs(self, xb), *yb).mean())
     def shuffled(columns):
         order = torch.randperm(len(xb[0]), generator=rng).to(xb[0].device)
         places = {o:_place(self, o) for o in columns}
-        with _replaced_columns(self, xb, {o:xb[i][order,j] for o,(i,j) in places.items()}): return loss()
-    base = loss()
+        return loss(_with_columns(self, xb, {o:xb[i][order,j] for o,(i,j) in places.items()}))
+    base = loss(xb)
     rises = np.array([[shuffled(o)-base for _ in range(n_repeats)] for o in groups.values()])
     res = pd.DataFrame(dict(importance=rises.mean(1), std=rises.std(1)), index=pd.Index(groups, name='column'))
     return res.sort_values('importance', ascending=False)
@@ -283,8 +275,7 @@ def partial_dependence(self:Learner,
         if (marks == code).any(): known = marks == code
     inputs,values = _grid(self, column, xb[i][known,j], n_points)
     act = getcallable(self.loss_func, 'activation')
-    def mean(o):
-        with _replaced_columns(self, xb, {column:o, **present}): return act(_outputs(self, xb)).mean(0).cpu().numpy()
+    def mean(o): return act(_outputs(self, _with_columns(self, xb, {column:o, **present}))).mean(0).cpu().numpy()
     means = np.stack([mean(o) for o in inputs])
     names = target_vocab(self.dls) or getattr(self.dls.train_ds, 'y_names', [])
     names = list(names) if len(names) == means.shape[1] else None
@@ -344,7 +335,7 @@ def plot_error_spread(
 ):
     "RMSE of rows with similar predicted spread against that spread: rising if the spread is informative"
     ax = _axes(ax, xlabel='mean standard deviation of the group', ylabel='RMSE of the group')
-    mean,std,targs = as_tensors(mean=mean, std=std, targs=targs)
+    mean,std,targs = to_tensors(mean=mean, std=std, targs=targs)
     std,errors = std.flatten(),(mean-targs).flatten()
     groups = std.argsort().chunk(bins)
     rmse = [float(errors[o].square().mean().sqrt()) for o in groups]
@@ -362,7 +353,7 @@ def plot_reliability(
 ):
     "How often the most probable class is right, against its probability: on the diagonal if calibrated"
     ax = _axes(ax, xlabel='probability of the class', ylabel='fraction that is correct', xlim=(0,1), ylim=(0,1))
-    (probs,),(targs,) = as_tensors(probs=probs),as_tensors(targs=targs)
+    (probs,),(targs,) = to_tensors(probs=probs),to_tensors(targs=targs)
     from sklearn.calibration import calibration_curve  # here, since it takes a while to import
     top,best = probs.max(1)
     share,mean = calibration_curve(best==targs.flatten(), top.clamp(max=1), n_bins=bins)

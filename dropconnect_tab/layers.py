@@ -310,18 +310,18 @@ def _treats_each_number(layer):
     except (RuntimeError, ValueError, IndexError): return False
     return whole.shape == x.shape and torch.allclose(whole[0,:2,:2].T, rows)
 
-def _norm_like(layer, n, state):
-    "A `BatchNorm1d` with the settings of `layer` for `n` neurons"
+def norm_like(layer, n, state):
+    "A `BatchNorm1d` like `layer` for `n` neurons, with what `state` makes of the name and the value of each tensor"
     res = nn.BatchNorm1d(n, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     tensors = layer.state_dict()
     for t in tensors.values():
         if t.is_floating_point(): res.to(t)  # its device and dtype
-    res.load_state_dict({k:state(t) if t.ndim else t for k,t in tensors.items()})
+    res.load_state_dict({k:state(k, t) if t.ndim else t for k,t in tensors.items()})
     return res.train(layer.training)
 
 def _for_members(layer, k):
     "`layer` for `k` members"
-    if isinstance(layer, nn.BatchNorm1d): return _norm_like(layer, layer.num_features*k, lambda t: t.repeat(k))
+    if isinstance(layer, nn.BatchNorm1d): return norm_like(layer, layer.num_features*k, lambda _,t: t.repeat(k))
     if isinstance(layer, nn.Linear):
         return MemberLinear(k, layer.in_features, layer.out_features, layer.bias is not None)
     if type(layer) is nn.Dropout: return MemberDropout(layer.p, layer.inplace)
@@ -331,7 +331,7 @@ def _of_member(layer, i, k):
     "The part of `layer` that is member `i`'s of `k`: a copy"
     if isinstance(layer, nn.Linear): return layer.member(i)
     if isinstance(layer, nn.BatchNorm1d):
-        return _norm_like(layer, layer.num_features//k, lambda t: t.view(k,-1)[i].clone())
+        return norm_like(layer, layer.num_features//k, lambda _,t: t.view(k,-1)[i].clone())
     if isinstance(layer, MemberDropout): return nn.Dropout(layer.p, layer.inplace)
     return layer[i] if isinstance(layer, EachMember) else layer
 

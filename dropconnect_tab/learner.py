@@ -9,6 +9,7 @@ __all__ = ['only_masks', 'dropconnect_config', 'dropconnect_learner']
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
+from .checks import check_lr
 from .data import TabTensorDL, read_by_value
 from .masks import find_linears
 from .members import AverageMembers, MemberLoss, average_for, loss_power, probabilities_by
@@ -60,6 +61,13 @@ def _check_numbers(to):
         if not np.isfinite(to[n].to_numpy(np.float64, na_value=np.nan)).all(): raise ValueError(
             f"continuous column {n!r} has missing or infinite values: add FillMissing to the procs, replace infinite "
             "values, and leave out a column without any value")
+
+def _check_targets(to):
+    "A `ValueError` that names a target with missing or infinite values, which would make the loss NaN"
+    for n in to.y_names.filter(lambda n: n in to.items) if isinstance(to, TabularPandas) else []:
+        if pd.api.types.is_float_dtype(to.items[n]) and (bad := (~np.isfinite(to.items[n].to_numpy(
+            np.float64, na_value=np.nan))).sum()): raise ValueError(
+            f"target {n!r} has {bad} missing or infinite values: leave out these rows")
 
 def _check_names(dls, **given):
     "A `ValueError` that names a categorical column which hides an attribute that fastai needs, unless it is `given`"
@@ -168,7 +176,7 @@ def _callbacks(model, cbs):
     return cbs + [AverageMembers()] if model.members > 1 else cbs
 
 def _opt_func(model, n_rows, classes):
-    "`Muon` for an ensemble that classifies, `FusedAdam` for others; a single network without masks stays fastai's"
+    "`Muon` for an ensemble that classifies, `FusedAdam` for others, fastai's `Adam` for a single network"
     if model.members == 1: return Adam
     if not classes or n_rows < 1000: return FusedAdam  # see results/levers
     return partial(Muon, matrices=[o.weight for o in find_linears(model).values()][:-1])
@@ -198,7 +206,7 @@ def dropconnect_learner(
     oob_members:int=None, # Members that leave out each of these rows; None: a quarter of all
     oob_groups=None, # Categorical columns, such as a person: rows with the same values there are left out together
     ps=None, # Dropout after each hidden layer: one value, or one for each; None: 0.1, more on small datasets
-    lr:float=None, # Highest learning rate, unless `fit` gets another; None: 0.01
+    lr:float=None, # Highest learning rate, or a `slice`, unless `fit` gets another; None: 0.01
     opt_func=None, # Makes the optimizer; None: `Muon` or `FusedAdam` for members, fastai's `Adam` for a single network
     **kwargs
 ) -> TabularLearner:
@@ -210,11 +218,13 @@ def dropconnect_learner(
     to,loss_func = dls.train_ds,kwargs.pop('loss_func', None)
     _check_names(dls, c=n_out, loss_func=loss_func)
     _check_numbers(to)
-    for o in dls.loaders: _check_classes(o.dataset)
+    for o in dls.loaders:
+        _check_classes(o.dataset)
+        _check_targets(o.dataset)
     _check_batches(dls.train)
     _check_config(config)
     if isinstance(to, TabularPandas): read_by_value(to)
-    if lr is not None and not lr >= 0: raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
+    if lr is not None: check_lr(lr)
     loss_func = loss_func or getattr(to, 'loss_func', None)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("the data does not determine n_out: set `dls.c`, or pass `n_out`")

@@ -298,7 +298,7 @@ class WeightMasks:
         self.mask,self.seed,self.rescale = mask,seed,rescale
         self.weight_p = {m.name:m.weight_p for m in plan}
         self.unit = unit or ('feature' if self.groups else 'weight')
-        self._of_seed = True  # can the masks be drawn again?
+        self._of_seed,self._applied = True,False  # can the masks be drawn again? have they started?
 
     @property
     def kind(self) -> Kind: return find_kind(self.mask)  # by its name, so that a model can be loaded without the class
@@ -337,7 +337,8 @@ class WeightMasks:
 def restore_zeros(self:WeightMasks):
     "Set the dropped weights to exactly 0.0 again: after an optimizer step, in a training loop that holds them"
     self._draw_missing()
-    if self.layers: zero_dropped([m.linear.weight for m in self.layers], [m.keep_factor for m in self.layers])
+    layers = [m for m in self.layers if m.keep is not None]
+    if layers: zero_dropped([m.linear.weight for m in layers], [m.keep_factor for m in layers])
 
 @patch
 def hold(self:WeightMasks):
@@ -350,8 +351,11 @@ def hold(self:WeightMasks):
 @patch
 @torch.no_grad()
 def apply(self:WeightMasks):
-    "Start: scale the weights if `rescale`, zero the dropped ones, and put the masks in force"
+    """Start: scale the weights if `rescale`, zero the dropped ones, and put the masks in force. Once: a second time is a
+    `ValueError`, and `begin` goes on instead"""
     if not self.kind.drawn_once: return self.hold()
+    if self._applied: raise ValueError("these masks are in force already: go on with `begin`, or start from a new model")
+    self._applied = True
     for m in self.layers:
         w = m.linear.weight
         if self.rescale: w.div_((1-m.weight_p)**0.5)
@@ -366,7 +370,8 @@ def apply(self:WeightMasks):
 def mask_grads(self:WeightMasks):
     "Zero the gradients of the dropped weights"
     self._draw_missing()
-    found = [(m.linear.weight.grad, m.keep_factor) for m in self.layers if m.linear.weight.grad is not None]
+    found = [(m.linear.weight.grad, m.keep_factor) for m in self.layers
+             if m.linear.weight.grad is not None and m.keep is not None]
     if found: torch._foreach_mul_(*zip(*found))
 
 # %% ../nbs/02_masks.ipynb #a2e8e80a

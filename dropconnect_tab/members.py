@@ -64,13 +64,18 @@ def loss_power(loss_func):
     "What a loss grows by when errors and their units do: 2 for squared errors (None: fastai's for regression), else 1"
     return 2 if loss_func is None or _is_any(loss_func, _SQUARES) else 1
 
-def average_for(loss_func):
-    "The one of `AVERAGES` that goes with the loss of a single network: by its `activation`, or by what it is"
+def activation_name(loss_func):
+    "The one of `AVERAGES` that goes with a loss, by its `activation` or by what it is; None: none does"
+    loss_func = getattr(loss_func, 'base', loss_func)  # of a `MemberLoss`
     if not hasattr(loss_func, 'activation'): return probabilities_by(loss_func) or 'mean'
     x = torch.tensor([[-1.,0.,2.]])
     y = loss_func.activation(x)
     for name,o in dict(mean=x, softmax=x.softmax(-1), sigmoid=x.sigmoid()).items():
         if isinstance(y, torch.Tensor) and y.shape == o.shape and torch.allclose(y, o): return name
+
+def average_for(loss_func):
+    "The one of `AVERAGES` that goes with a loss; a `ValueError` where none does"
+    if res := activation_name(loss_func): return res
     raise ValueError(f"{loss_func!r} has an activation that is neither softmax nor sigmoid: choose how members are "
                      f"averaged, with average={AVERAGES[0]!r}, {AVERAGES[1]!r} or {AVERAGES[2]!r}")
 

@@ -12,7 +12,7 @@ import torch
 from fastai.layers import SigmoidRange
 from torch import nn
 
-from .layers import EachMember
+from .layers import EachMember, norm_like
 from .masks import unwrap
 from .model import DropConnectTabularModel
 
@@ -67,12 +67,8 @@ def _with_parameters(modules, dim):
     return res
 
 def _merge_norms(norms):
-    first = norms[0]
-    res = nn.BatchNorm1d(sum(o.num_features for o in norms), first.eps, first.momentum, first.affine,
-                         first.track_running_stats)
     states = [o.state_dict() for o in norms]
-    res.load_state_dict({k:_cat([o[k] for o in states]) if v.ndim else v for k,v in states[0].items()})
-    return res.to(next(iter(states[0].values())).device).train(first.training)
+    return norm_like(norms[0], sum(o.num_features for o in norms), lambda k,_: _cat([o[k] for o in states]))
 
 def _merge_layers(layers):
     "One layer for the members of each of `layers`"

@@ -10,17 +10,18 @@ import math
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Learner, Metric
 from fastai.torch_core import no_random, to_detach
 from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 
+from .checks import check_choice
 from .masks import unwrap
 from .members import average_for, average_members, no_average
 from .model import DropConnectTabularModel
-from .predict import rows_of
+from .predict import check_level, conformal_rank, rows_of, show_outputs
 
 # %% ../nbs/11a_oob.ipynb #b18b7139
 class _Outputs(Callback):
@@ -34,8 +35,7 @@ class _Outputs(Callback):
 def _collect(learn, dl, leave_out=None):
     "Outputs for the rows of `dl` in their order, which members leave them out, targets, and row weights (or None)"
     kept = _Outputs(leave_out)
-    targs = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=noop, reorder=False, cbs=kept)[1]
-    if isinstance(targs, (tuple,list)): targs = targs[0]
+    targs = show_outputs(learn, dl, kept)
     weights = vars(dl).get('row_weights')  # as the loaders of estimators have them
     if weights is not None: weights = torch.as_tensor(weights)
     return torch.cat(kept.outputs),torch.cat(kept.left) if leave_out else None,targs,weights
@@ -93,6 +93,8 @@ class ValidateOutOfBag(Callback):
     has_rows = True # Are there rows to validate on, whatever `dls.valid` has?
     fitting,hook = False,None
 
+    def before_fit(self): self.fitting = False  # of a fit that was interrupted
+
     @property
     def rows(self):
         with no_random(reproducible=False): return rows_of(self.dls, 0).new(shuffle=False, drop_last=False)
@@ -146,6 +148,7 @@ def best_temperature(
 ) -> float:
     """The temperature with the lowest log loss. Its logarithm has a normal prior, so that
     a few rows whose classes are all right do not make the network certain"""
+    check_choice('average', average, ('softmax','sigmoid'))
     outputs = outputs.double()
     weights = outputs.new_ones(len(outputs)) if weights is None else (weights/weights.mean()).double()
     low,high = -math.log(_HOTTEST),math.log(_HOTTEST)  # of 1/temperature, in which the log loss has one minimum
@@ -157,12 +160,10 @@ def best_temperature(
     return math.exp(-(low+high)/2)
 
 # %% ../nbs/11a_oob.ipynb #d6da2f32
-def _continued(ts, k):
+def _extrapolated(ts, k):
     "The temperature for `k` members, from those for fewer, {members: temperature}: a line over one over the number"
-    x = torch.tensor([[1.,1/n] for n in ts], dtype=torch.double)
-    y = torch.tensor(list(ts.values()), dtype=torch.double).log()
-    a,b = torch.linalg.lstsq(x, y[:,None]).solution[:,0].tolist()
-    return math.exp(a + b/k)
+    slope,at_0 = np.polyfit([1/n for n in ts], np.log([*ts.values()]), 1)
+    return math.exp(at_0 + slope/k)
 
 def _oob_temperature(learn, average):
     model = unwrap(learn.model)
@@ -179,7 +180,7 @@ def _oob_temperature(learn, average):
         again = None if weights is None else weights.repeat(len(parts))
         return best_temperature(means, torch.cat([targs]*len(parts)), average, again)
     numbers = {2**i for i in range(each.bit_length())} | {each}
-    return _continued({n:of_averages(n) for n in sorted(numbers)}, model.members)
+    return _extrapolated({n:of_averages(n) for n in sorted(numbers)}, model.members)
 
 # %% ../nbs/11a_oob.ipynb #9fe9e246
 def _probabilities_by(learn):
@@ -189,7 +190,7 @@ def _probabilities_by(learn):
         f"a temperature belongs to a DropConnectTabularModel, and the model is a {type(model).__name__}: make the learner "
         "with dropconnect_learner")
     own = model.average if model.members > 1 and model.average else 'mean'
-    res = average_for(getattr(learn.loss_func, 'base', learn.loss_func)) if own == 'mean' else own
+    res = average_for(learn.loss_func) if own == 'mean' else own
     if res == 'mean': raise ValueError(
         f"loss_func={learn.loss_func!r} is for regression, and there are no probabilities to calibrate: "
         "see learn.oob_intervals, or calibrate_spread")
@@ -211,11 +212,11 @@ def calibrate(self:Learner,
     average,model = _probabilities_by(self),unwrap(self.model)
     if dl is None and model.leave_out is None: raise ValueError(
         "all rows were trained on: give others, as in dl=learn.dls.valid, or make the learner with oob=0.5")
-    if dl is not None and not getattr(dl, 'n', 1): raise ValueError("the loader in `dl` has no rows: give one with some")
+
     with _uncalibrated(model):
         if dl is None: res = _oob_temperature(self, average)
         else:
-            outputs,_,targs,weights = _collect(self, dl)
+            outputs,_,targs,weights = _collect(self, rows_of(self.dls, dl=dl))
             res = best_temperature(outputs, targs, average, weights)
     model.temperature = next(model.layers.parameters()).new_tensor(res)
     return res
@@ -240,17 +241,15 @@ def oob_intervals(self:Learner,
     level:float=0.9, # Fraction of the targets that the intervals should cover, in (0, 1)
 ) -> tuple: # Lower and upper ends, (rows, outputs), rows in their order
     "Prediction intervals for regression, by jackknife+-after-bootstrap, from out-of-bag errors"
-    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a fraction between 0 and 1, such as 0.9")
+    check_level(level)
     model = unwrap(self.model)
     if getattr(model, 'average', 'mean') not in ('mean',False): raise ValueError(
         f"average={model.average!r}: a classifier has no intervals; see learn.calibrate")
     outputs,left,targs,_ = _left_out(self)
     rows = left.any(1)
     errors = (targs[rows].view(len(outputs), -1) - outputs.mean(1)).abs().double()
-    k = math.ceil((len(errors)+1)*level - 1e-9)
-    if k > len(errors): raise ValueError(f"{len(errors)} rows that members left out are too few for level={level!r}: give "
-                                         f"at least {math.ceil(level/(1-level) - 1e-9)}")
-    with no_average(model): new = _collect(self, rows_of(self.dls, ds_idx) if dl is None else dl)[0].double()
+    k = conformal_rank(len(errors), level, "rows that members left out")
+    with no_average(model): new = _collect(self, rows_of(self.dls, ds_idx, dl))[0].double()
     sets,of_row = left[rows].unique(dim=0, return_inverse=True)
     centres = torch.stack([new[:,o].mean(1) for o in sets], 1)  # (rows, sets, outputs)
     def ends(sign, i):

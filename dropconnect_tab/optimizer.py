@@ -104,7 +104,10 @@ def Muon(
     **kwargs
 ) -> Optimizer:
     "Muon (Jordan et al. 2024) for `matrices`, `FusedAdam` for the other parameters"
-    opt = Adam(params, lr, **kwargs)
+    if not kwargs.pop('decouple_wd', True): raise ValueError("decouple_wd=False: Muon has decoupled decay, leave it out")
+    opt,matrices = Adam(params, lr, **kwargs),list(matrices)
+    if {id(o) for o in matrices} - {id(p) for p,*_ in opt.all_params()}: raise ValueError(
+        "some matrices are not among the params: give weights of the model that is trained, or another opt_func")
     opt.__class__ = _Muon
-    opt.matrices,opt.lr_times,opt.momentum,opt.steps,opt.block = list(matrices),lr_times,momentum,steps,block
+    opt.matrices,opt.lr_times,opt.momentum,opt.steps,opt.block = matrices,lr_times,momentum,steps,block
     return opt

@@ -38,13 +38,13 @@ from sklearn.utils.validation import (
 
 import dropconnect_tab.interpret  # what `learner_` can do
 from .averaging import KeepBest
-from .checks import check_whole
+from .checks import check_lr, check_whole
 from .data import TabTensorDL, batch_size
 from .embeddings import fences
-from .frame import FillGaps, TableColumns, check_errors
+from .frame import FillGaps, TableColumns, check_errors, generated_names
 from .learner import dropconnect_learner
 from .masks import unwrap
-from .members import MemberLoss, average_for, loss_power, takes_target_scale
+from .members import MemberLoss, activation_name, loss_power, takes_target_scale
 from .oob import ValidateOutOfBag
 from .serve import Predictor
 
@@ -52,11 +52,10 @@ from .serve import Predictor
 _replaced = contextmanager(replacing_yield)
 
 def _activation(loss_func):
-    "The activation that goes with a loss: 'softmax', 'sigmoid', or another; a `ValueError` for a class"
+    "The activation that goes with a loss, as of `activation_name`; a `ValueError` for a class"
     if isinstance(loss_func, type): raise ValueError(
         f"loss_func={loss_func.__name__} is a class: give a loss, as in {loss_func.__name__}()")
-    try: return average_for(loss_func)
-    except ValueError: return 'other'
+    return activation_name(loss_func)
 
 def _row_weights(sample_weight, X):
     "Weights with a mean of 1 of the rows that have one, or None; and which rows have one"
@@ -93,7 +92,8 @@ class _WeightedLoss(MemberLoss):
     def __call__(self, pred, targ, weights=None):
         if weights is None: return super().__call__(pred, targ)
         with _replaced(self, 'reduction', 'none'): loss = super().__call__(pred, targ)
-        return (loss.view(len(weights), -1).mean(1)*weights).mean()
+        loss = loss.view(len(weights), -1).mean(1)*weights
+        return loss if self.reduction == 'none' else loss.mean()
 
 # %% ../nbs/16_sklearn.ipynb #6575b1f1
 def _split_rows(y, valid_pct, classes):
@@ -135,13 +135,13 @@ class _DropConnectEstimator(BaseEstimator):
         opt_func=None, # Makes the optimizer; None: the learner's
         loss_func=None, # Loss of a single network, in classification of logits; None: squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # With `n_epoch`: keep the second half's epoch of lowest validation loss, and stop early?
+        early_stopping:bool=False, # Keep the second half's epoch of lowest validation loss? Without `n_epoch`: hold rows out
         valid_pct:float=0.1, # Fraction of the rows held out to say when to stop, if neither `X_val` nor out-of-bag rows do
         patience:int=3, # Epochs without a lower validation loss before training stops, or its rate is lowered
         cat_names=None, # Columns that are categorical, whatever their values; others by fastai's `cont_cat_split`
         cont_names=None, # Columns that are continuous, whatever their values
         max_card:int=20, # Integers with at most so many distinct values are categorical, unless they are years
-        errors:str='raise', # What cannot be parsed at inference is an error; `'gap'`: a missing value, with one warning
+        errors:str='raise', # What cannot be parsed at inference is an error; `'coerce'`: a missing value, with one warning
         device=None, # Where to train; None: a GPU where there is one
         n_jobs:int=None, # Threads of `fit` on a CPU; -1: one for each core; None: PyTorch's own setting
         verbose:bool=False, # Show a progress bar and each epoch's losses? In a log: a line for each epoch
@@ -183,7 +183,7 @@ def _check_settings(self:_DropConnectEstimator):
     if self.bs is not None: check_whole('bs', self.bs, 2)
     if self.n_jobs == 0: raise ValueError("n_jobs=0: give a number of threads, -1 for one on each core, or None")
     if self.n_jobs is not None: check_whole('n_jobs', self.n_jobs)
-    if not self.lr > 0: raise ValueError(f"lr={self.lr!r}: give a rate above 0, such as 0.01")
+    check_lr(self.lr)
     for k,v in self._own(self.config or {}).items():
         if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
             f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
@@ -202,20 +202,29 @@ def _in_order(X, names):
     return X.iloc[:,[found.index(o) for o in names]] if same else X
 
 @patch
+def _check_columns(self:_DropConnectEstimator, X):
+    "A `ValueError` that names a column which training rows did not have: scikit-learn looks at strings only"
+    found = [str(o) for o in X.columns]
+    if self._named and (other := [o for o in found if o not in self._names]): raise ValueError(
+        f"X has a column {other[0]!r}, which the training rows did not have: give {self._names}")
+
+@patch
 def _frame(self:_DropConnectEstimator, X, reset=False):
     "`X` as a DataFrame with the columns of the training rows, named by strings"
+    given = X
     if not isinstance(X, pd.DataFrame) and hasattr(X, 'to_pandas'):
         try: X = X.to_pandas()
         except ModuleNotFoundError: X = pd.DataFrame(X.to_dict(as_series=False))  # polars without pyarrow
     if isinstance(X, pd.DataFrame):
         if not reset: X = _in_order(X, self._names)
         validate_data(self, X, reset=reset, skip_check_array=True)
+        if not reset: self._check_columns(X)
         if 0 in X.shape: raise ValueError(f"X has {X.shape[0]} samples and {X.shape[1]} features: it needs both")
         names = [str(o) for o in X.columns]
     else:
         X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite='allow-nan')).infer_objects()
         names = [f'x{i}' for i in range(X.shape[1])]
-    if reset: self._names = names
+    if reset: self._names,self._named = names,isinstance(X, pd.DataFrame) and hasattr(given, 'columns')
     return X.set_axis(self._names, axis=1)  # where one side is an array, columns go by their places: scikit-learn warns
 
 @patch
@@ -227,8 +236,8 @@ def _dls(self:_DropConnectEstimator, X, y, weights, X_val, y_val, weights_val, b
     if X_val is None: X_val,y_val,weights_val = (o if o is None else o[valid] for o in (X.iloc,y.iloc,weights))
     X,y = X.iloc[train],y.iloc[train]
     groups = self._group_names(X)
-    cat_names = list(dict.fromkeys([*L(self.cat_names), *groups])) if groups else self.cat_names
-    columns = TableColumns(X, cat_names, self.cont_names, self.max_card)
+    cat_names = list(dict.fromkeys([*L(self.cat_names).map(str), *groups]))
+    columns = TableColumns(X, cat_names, L(self.cont_names).map(str), self.max_card)
     parts = [columns(a, self.errors).join(b.reset_index(drop=True)) for a,b in ((X,y), (X_val,y_val)) if len(a)]
     df,n = pd.concat(parts, ignore_index=True),len(y)
     for o in columns.cont_names:  # next to a 1e12, float32 would have no digits left for the others
@@ -262,6 +271,7 @@ def _needs_oob(self:_DropConnectEstimator): return bool(self.oob_score or getatt
 def _learner_settings(self:_DropConnectEstimator):
     "Arguments of the learner: the config has those that the constructor does not have"
     res = {k:v for k,v in self._own(self._of_learner).items() if k=='config' or k not in (self.config or {})}
+    if res.get('oob_groups') is not None: res['oob_groups'] = L(res['oob_groups']).map(str)
     if self._needs_oob() and 'oob' in res and res['oob'] is None: res['oob'] = True
     return res
 
@@ -356,7 +366,7 @@ def _join(self:_DropConnectEstimator, learn, every_row):
     "Resume with all rows for a quarter of the best number of epochs, at the rate of the best, so that no row is wasted"
     rec = learn.recorder
     before = rec.values,rec.losses,rec.lrs,rec.iters
-    best = int(np.argmin([o[1] for o in rec.values]))+1
+    best = int(np.nanargmin([o[1] for o in rec.values]))+1
     lr = float(rec.lrs[best*len(learn.dls.train)-1])
     self._calibrate_by(learn, learn.dls.valid)
     learn.dls.loaders = [every_row,learn.dls.valid.new(learn.dls.valid_ds.iloc[:0])]
@@ -382,14 +392,15 @@ def _train(self:_DropConnectEstimator, learn, every_row, by_oob):
 @patch
 def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_val):
     X = self._frame(X, reset=True)
-    y = self._targets(y, X.columns, reset=True)
-    self._shift_scale = self._float32_scale(y)
+    taken = generated_names(X.columns)
+    y = self._targets(y, taken, reset=True)
     (weights,rows),all_y = _row_weights(self._weights(y, sample_weight), X),y
+    self._shift_scale = self._float32_scale(y.iloc[rows])
     X,y = X.iloc[rows],self._rescaled(y.iloc[rows])
     if len(X) < 2: raise ValueError(f"n_samples={len(X)}: a model cannot be trained on 1 sample, give 2 or more")
     if X_val is not None:
         check_consistent_length(X_val, y_val)
-        X_val,y_val = self._frame(X_val),self._targets(y_val, X.columns)
+        X_val,y_val = self._frame(X_val),self._targets(y_val, taken)
         weights_val,rows_val = _row_weights(self._weights(y_val, weights_val), X_val)
         X_val,y_val = X_val.iloc[rows_val],self._rescaled(y_val.iloc[rows_val])
     seed = int(check_random_state(self.random_state).randint(2**31-1))
@@ -593,7 +604,11 @@ def _float32_scale(self:DropConnectRegressor, y):
         return shift,scale
     mean,std = (y/len(y)).sum(0),y.std(0)
     extreme = (std > 0) & ((std < 1e-12) | (std > 1e12))
-    return np.where(np.abs(mean) > 1e4*std, mean, shift),np.where(extreme, std, scale)
+    shift,scale = np.where(np.abs(mean) > 1e4*std, mean, shift),np.where(extreme, std, scale)
+    if shift.any() or (scale != 1).any(): warnings.warn(
+        f"float32 cannot hold a target of mean {mean[0]:.6g} and spread {std[0]:.3g}: learner_ predicts (y - {shift[0]:.6g})"
+        f"/{scale[0]:.3g}, and the estimator y")
+    return shift,scale
 
 @patch
 def _rescaled(self:DropConnectRegressor, y):

@@ -198,7 +198,7 @@ def test_what_cannot_be_asked():
         learn.feature_importance(dl=learn.dls.test_dl(make_df()[:9].drop(columns='price')))
     alone = plain_learner(TabularPandas(make_df(), [Categorify, Normalize], ['shop'], ['size'], 'price').dataloaders(bs=64))
     for ask in (alone.feature_importance, lambda: alone.partial_dependence('size')):
-        with pytest.raises(ValueError, match='no such rows.*or ds_idx=0'): ask()
+        with pytest.raises(ValueError, match='no validation rows.*or ds_idx=0'): ask()
     assert len(alone.feature_importance(0)) == 2
 
 

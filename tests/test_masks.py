@@ -321,3 +321,21 @@ def test_a_mask_too_small_to_drop_a_weight_is_read_from_no_zeros():
     assert all(k.all() for k in WeightMasks(net, .001).read().keeps.values())
     with pytest.raises(ValueError, match="no frozen mask to resume with: '0', '2' has no exact zeros"):
         WeightMasks(net, .1).read()
+
+
+def test_masks_start_once():
+    model = mlp()
+    masks = WeightMasks(model, .5, seed=0).apply()
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match='in force already: go on with `begin`'): masks.apply()
+    assert torch.equal(masks.begin() and model[0].weight, before)
+
+
+def test_a_loop_that_holds_zeros_takes_every_kind():
+    model = mlp()
+    masks = WeightMasks(model, .5, mask='resampled').apply()
+    model(torch.randn(8, 12)).sum().backward()
+    before = [p.clone() for p in model.parameters()]
+    masks.mask_grads()
+    masks.restore_zeros()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters())) and (model[0].weight.grad != 0).any()

@@ -145,3 +145,11 @@ def test_what_is_no_net_with_members():
     with pytest.raises(ValueError, match="part 0 has no members: train it with members=2, or more"):
         merge_members([DropConnectTabularModel(EMB_SZS, 3, 1, [12])])
     with pytest.raises(ValueError, match="parts is empty"): merge_members([])
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_nets_of_another_type(dtype):
+    nets = [trained(2, i).to(dtype) for i in range(2)]
+    merged = merge_members(nets)
+    assert {o.dtype for o in merged.state_dict().values() if o.is_floating_point()} == {dtype}
+    assert merged(CAT, CONT.to(dtype)).dtype == dtype

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.tabular.all import (Callback, Categorify, FillMissing, Normalize, TabularLearner, TabularModel, TabularPandas,
-                                load_learner, params, tabular_learner)
+from fastai.tabular.all import (Callback, Categorify, FillMissing, Normalize, TabularDataLoaders, TabularLearner, TabularModel,
+                                TabularPandas, load_learner, params, tabular_learner)
 from helpers import make_df, make_dls, plain_learner
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -181,6 +181,24 @@ def test_a_layer_that_does_not_exist_is_no_reason_to_wait():
 
 
 # --- inference_mode ---------------------------------------------------------------------------------------------------
+
+def test_a_slice_of_rates():
+    learn = dropconnect_learner(make_dls(), layers=[4], members=2, lr=slice(1e-3, 1e-2))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
+    for lr in (0, -1, True, 'fast', slice(1e-3, 0), slice(None)):
+        with pytest.raises(ValueError, match='lr=.*give a rate above 0'): dropconnect_learner(make_dls(), lr=lr)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize('row', [3, 399])
+def test_a_target_that_is_not_there(row, value):
+    df = make_df()
+    df.loc[row, 'price'] = value
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=['shop'], cont_names=['size'], y_names='price',
+                                     valid_idx=range(320, 400), bs=64)
+    with pytest.raises(ValueError, match="target 'price' has 1 missing or infinite values: leave out these rows"):
+        dropconnect_learner(dls)
+
 
 @pytest.mark.parametrize('mask', ['trainable', 'frozen', 'resampled'])
 def test_a_learner_loaded_in_inference_mode(mask, tmp_path):

@@ -25,7 +25,7 @@ from dropconnect_tab.bench.packaged import load_packaged
 from dropconnect_tab.data import fast_dls
 from dropconnect_tab.embeddings import bin_edges
 from dropconnect_tab.members import LeaveOut, no_average
-from dropconnect_tab.oob import _continued
+from dropconnect_tab.oob import _extrapolated
 from dropconnect_tab.sklearn import DropConnectClassifier, DropConnectRegressor
 
 emb_szs, K = [(10, 4), (6, 3)], 8
@@ -641,10 +641,10 @@ def test_a_category_that_a_member_leaves_out_keeps_its_embedding():
         assert torch.equal(moved, ~left[cats[:, 0] == code][0])
 
 
-def test_the_temperature_of_an_average_of_more_members_is_continued():
-    for n, t in {1: 2., 2: 1.4, 4: 1.2}.items(): assert _continued({n: t, 16: 1.}, n) == pytest.approx(t)
-    assert _continued({1: 2., 2: 1.5}, 8) == pytest.approx(1.5*(1.5/2)**.75)
-    assert _continued({1: 1., 2: 1., 4: 1.}, 8) == pytest.approx(1.)
+def test_the_temperature_of_an_average_of_more_members_is_extrapolated():
+    for n, t in {1: 2., 2: 1.4, 4: 1.2}.items(): assert _extrapolated({n: t, 16: 1.}, n) == pytest.approx(t)
+    assert _extrapolated({1: 2., 2: 1.5}, 8) == pytest.approx(1.5*(1.5/2)**.75)
+    assert _extrapolated({1: 1., 2: 1., 4: 1.}, 8) == pytest.approx(1.)
 
 
 # --- intervals ----------------------------------------------------------------------------------------------------------
@@ -788,3 +788,21 @@ def test_validation_rows_that_are_given_come_before_those_that_members_leave_out
 def test_settings_of_estimators_that_cannot_be(settings, says):
     df = make_df(60)
     with pytest.raises(ValueError, match=says): DropConnectClassifier(**small, **settings).fit(df[X_names], df.band)
+
+
+def test_after_an_interrupted_fit_validation_rows_are_back():
+    class Stop(Callback):
+        def after_epoch(self):
+            if self.training is not None and hasattr(self.learn, 'opt') and self.learn.epoch == 0 and not self.done: raise KeyboardInterrupt
+        done = False
+    learn = make_learner(cbs=ValidateOutOfBag())
+    stop = Stop()
+    with pytest.raises(KeyboardInterrupt): fit(learn, cbs=stop)
+    alone = make_learner()
+    alone.model = learn.model
+    assert quietly(learn, 'validate')[0] == pytest.approx(quietly(alone, 'validate')[0])
+
+
+def test_what_a_temperature_is_of():
+    for o in ('softmx', 'mean'):
+        with pytest.raises(ValueError, match=f"average='{o}'"): best_temperature(torch.randn(5, 3), torch.zeros(5).long(), o)

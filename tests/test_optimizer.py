@@ -231,3 +231,13 @@ def test_a_callback_finds_the_gradients_that_fastai_leaves(dls):
     ours, fastais = seen(FusedAdam), seen(Adam)
     assert ours['after_batch'] == fastais['after_batch'] == [0.]*len(ours['after_batch'])
     assert any(ours['before_step'])
+
+
+def test_what_muon_refuses(dls):
+    net, other = nn.Linear(5, 3), nn.Linear(5, 3)
+    with pytest.raises(ValueError, match='decouple_wd=False'): Muon(net.parameters(), .01, [net.weight], decouple_wd=False)
+    with pytest.raises(ValueError, match='not among the params'): Muon(net.parameters(), .01, [other.weight])
+    learn = dropconnect_learner(make_dls('band', n=1300), layers=[10], members=2)
+    learn.model = learn.model.member(0)
+    learn.opt = None
+    with pytest.raises(ValueError, match='not among the params'): learn.fit(1)

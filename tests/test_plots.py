@@ -2,7 +2,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from fastai.tabular.all import (Categorify, MultiCategoryBlock, Normalize, TabularPandas, set_seed,
+import torch.nn.functional as F
+from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, MultiCategoryBlock, Normalize, TabularPandas, set_seed,
                                 tabular_learner)
 from fastcore.basics import range_of
 from helpers import make_df, make_dls, plain_learner
@@ -128,3 +129,17 @@ def test_nothing_to_plot(dls, kwargs, plot, message):
 def test_no_masks_before_training(dls):
     with pytest.raises(ValueError, match='train it with a DropConnectCallback first'):
         tabular_learner(dls, cbs=DropConnectCallback()).plot_masks()
+
+
+def test_members_of_one_logit():
+    learn = fit(dropconnect_learner(make_dls('cheap'), layers=[20], members=3, n_out=1, loss_func=BCEWithLogitsLossFlat()))
+    axs = drawn(learn.plot_members())
+    probs, targs = learn.member_preds()[..., 0].T, learn.get_preds()[1]
+    losses = [F.binary_cross_entropy(o, targs.float().view(-1)) for o in probs]
+    assert np.allclose([o.get_height() for o in axs[0].patches], losses, atol=1e-5)
+
+
+def test_one_layer_by_its_name(dls):
+    learn = plain_learner(dls, layers=[30, 20], weight_p=.5)
+    assert [o.get_title() for o in learn.plot_masks(names='layers.1.0')] == ['layers.1.0: weight_p=0.5']
+    with pytest.raises(ValueError, match="name='layers.9.0' is unknown"): learn.plot_masks(names='layers.9.0')

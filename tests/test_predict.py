@@ -4,7 +4,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from fastai.tabular.all import (Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize, TabularPandas, accuracy)
+from fastai.tabular.all import (BCEWithLogitsLossFlat, Categorify, CrossEntropyLossFlat, MultiCategoryBlock, Normalize, TabularPandas, accuracy)
 from helpers import hidden, make_df, make_dls, plain_learner
 
 from dropconnect_tab.all import (calibrate_spread, dropconnect_learner, interval_coverage, pred_intervals, plot_coverage,
@@ -24,6 +24,32 @@ def learn(tmp_path_factory): return trained(tmp_path=tmp_path_factory.mktemp('p'
 
 def dist(learn, **kwargs):
     with learn.no_bar(): return learn.get_preds_dist(**kwargs)
+
+
+@pytest.mark.parametrize('y', ['band', 'cheap'])
+def test_probabilities_of_a_calibrated_learner(y):
+    learn = dropconnect_learner(make_dls(y), layers=[20], members=3)
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, 1e-2)
+    before = dist(learn)
+    learn.model.temperature = torch.tensor(2.)
+    after, (probs, _) = dist(learn), learn.get_preds()
+    assert torch.allclose(after.probs, probs, atol=1e-6) and not torch.allclose(after.probs, before.probs, atol=.01)
+    assert torch.allclose(after.entropy, -(probs*probs.log()).sum(1), atol=1e-5) and (after.entropy > before.entropy).all()
+    assert torch.equal(after.mutual_info, before.mutual_info) and torch.equal(after.targs, before.targs)
+
+
+def test_probabilities_of_calibrated_labels():
+    learn = dropconnect_learner(make_dls('cheap'), layers=[20], members=3, n_out=1, loss_func=BCEWithLogitsLossFlat())
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, 1e-2)
+    learn.model.temperature = torch.tensor(2.)
+    after, probs = dist(learn), learn.get_preds()[0]
+    assert torch.allclose(after.probs, probs, atol=1e-6)
+    assert torch.allclose(after.entropy, torch.distributions.Bernoulli(probs[:, 0]).entropy(), atol=1e-4)
+
+
+@pytest.mark.parametrize('n', [0, -3, True, 2.5])
+def test_a_number_of_draws_that_is_none(learn, n):
+    with pytest.raises(ValueError, match=f'n={n}'): dist(learn, n=n)
 
 
 def test_mean_and_std_are_those_of_answers_by_hand(learn):

@@ -85,6 +85,49 @@ def test_targets_that_float32_holds_are_left_alone():
     assert abs(make(n_epoch=1, y_scale=(1e8, 1)).fit(df, y+1e8).learner_.dls.train_ds.ys.to_numpy()).min() > 1e7
 
 
+def test_targets_that_float32_cannot_hold_are_said():
+    df, y = rows(60)
+    with pytest.warns(UserWarning, match=r'learner_ predicts .y - 101325.*/1, and the estimator y'): far = make(n_epoch=1).fit(df, y*0.5+101325)
+    assert abs(far.learner_.get_preds(0)[0]).max() < 50 and abs(far.predict(df)-101325).max() < 50
+    far, w = y.copy(), np.ones(60)
+    far[::10], w[::10] = 1e16, 0  # rows that do not count
+    kept = w > 0
+    assert np.array_equal(make(n_epoch=1).fit(df, far, w).predict(df), make(n_epoch=1).fit(df[kept], y[kept], w[kept]).predict(df))
+
+
+def test_columns_that_are_named_by_numbers():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=[2018, 2019, 2020])
+    est = make(n_epoch=1, cat_names=[2020]).fit(X, X[2018])
+    assert np.array_equal(est.predict(X[[2020, 2018, 2019]]), est.predict(X)) and est.columns_.kinds['2020'] == 'category'
+    with pytest.raises(ValueError, match="X has a column '2021', which the training rows did not have: give .*'2018'"):
+        est.predict(X.set_axis([2019, 2020, 2021], axis=1))
+    pairs = X.set_axis([('a', 1), ('a', 2), ('b', 1)], axis=1)
+    with pytest.raises(ValueError, match='which the training rows did not have'):
+        make(n_epoch=1).fit(pairs, X[2018]).predict(pairs.set_axis([('a', 1), ('a', 2), ('c', 1)], axis=1))
+    groups = X.round().astype(int)
+    assert make(n_epoch=1, oob=.5, oob_groups=2018).fit(groups, X[2019]).learner_.model.leave_out.groups is not None
+
+
+@pytest.mark.parametrize('cls', BOTH)
+@pytest.mark.parametrize('name', ['size_na', 'sold_Year', 'size'])
+def test_a_target_with_the_name_of_a_column_that_is_made(cls, name):
+    df, y = rows(60)
+    df.loc[::7, 'size'] = np.nan
+    named = pd.Series(target(cls, y), name=name)
+    assert np.array_equal(make(cls, n_epoch=1).fit(df, named).predict(df), make(cls, n_epoch=1).fit(df, named.rename('target')).predict(df))
+
+
+@pytest.mark.parametrize('cls', BOTH)
+def test_the_learner_of_weighted_rows(cls):
+    df, y = rows(60)
+    learn = make(cls, n_epoch=1).fit(df, target(cls, y), np.linspace(1, 2, 60), X_val=df, y_val=target(cls, y)).learner_
+    with learn.no_bar():
+        preds, targs, losses = learn.get_preds(0, with_loss=True)
+        assert losses.shape == (len(preds),) and losses.std() > 0
+        learn.show_results(ds_idx=0, max_n=3)
+        assert torch.is_tensor(learn.get_preds_dist(0).targs) and len(learn.plot_members(0)) == 2
+
+
 @pytest.mark.slow
 def test_tiny_columns():
     df, y = rows()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from filelock import FileLock, Timeout
 
 # %% ../../nbs/bench/00_files.ipynb #a16c0f16
@@ -36,8 +36,9 @@ def write_text(path, text):
 
 def write_figure(path, fig, dpi=110):
     "Write a figure as a PNG file, whole, and close it"
+    from matplotlib.pyplot import close  # here, since it takes a while to import
     write_whole(path, lambda p: fig.savefig(p, format='png', dpi=dpi))
-    plt.close(fig)
+    close(fig)
 
 # %% ../../nbs/bench/00_files.ipynb #f1d20005
 def why(e):
