@@ -42,7 +42,8 @@ VARIANTS = {
     'bins of 200 rows': dict(rows_of_bin=200),
     **{f'ps={o}': dict(ps=o) for o in (0, .1, .3, .5)}, **{f'lr={o}': dict(lr=o) for o in (.005, .02)},
     'wd=0.1': dict(wd=.1), 'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
-    'Muon': dict(muon=True),
+    'Muon': dict(muon=True), **{f'Muon, ps={o}': dict(muon=True, ps=o) for o in (.1, .5)},
+    'Muon, wd=0.1': dict(muon=True, wd=.1),
     **{f'adapters, {n} members': dict(adapters=1., members=n) for n in (8, 16, 32)},
     'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
     'rows of a batch by member': dict(apart=8)}
