@@ -1,4 +1,4 @@
-"""The learner and its opponents on thirty datasets: errors and fit times of the same runs.
+r"""The learner and its opponents on thirty datasets: errors and fit times of the same runs.
 
 Each method's settings are chosen on a slice of the training rows, and then fitted on all of them: rounds of boosted
 trees by early stopping, and whether they read native categories; learning rate and epochs of fastai's net; epochs of
@@ -12,7 +12,10 @@ are as their authors recommend them. `fastai-untuned` is fastai's net with the l
 
 FOLDER has california/, bike/, adult/, bulldozers-2012/ and bulldozers-codes/; the other datasets come with packages.
 Runs that are there are not repeated. OUT/<dataset>-<split>/ has a line for each run, OUT has the tables and pictures. The
-learner with other numbers of epochs, or of members, is compared apart from the other methods, in OUT/settings.md.
+learner with other numbers of epochs, or of members, is compared apart from the other methods, in OUT/settings.md:
+
+    python benchmarks/thirty.py FOLDER --methods fastai-untuned learner learner-half learner-twice learner-four-times \
+        learner-members-1 learner-members-4 learner-members-16 learner-members-32 --seeds 1 --out results/thirty/settings
 """
 import argparse
 import time
@@ -213,7 +216,7 @@ def report_settings(out):
     ran = mean_errors(runs).reindex(columns=names).dropna().index
     runs = runs[runs.dataset.isin(ran) & runs.method.isin(names)]
     if not len(runs): return
-    parts = [f'# Epochs and members, {len(ran)} datasets', *(f'## {task.capitalize()}\n\n'
+    parts = [f'# Epochs and members, {len(ran)} datasets', *(f'## Epochs and members, {task}\n\n'
              + format_many(some, 'learner', 'fastai-untuned') for task, some in runs.groupby('task', sort=False))]
     write_page('\n\n'.join(parts)+'\n', out/'settings.md')
     fig = plot_error_time(runs, 'fastai-untuned', f'Epochs and members, {len(ran)} datasets')

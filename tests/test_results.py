@@ -313,6 +313,18 @@ def test_what_is_said_of_thirty_datasets():
     for _, some in runs.groupby('task'): assert rank_many(some, every).mean.index[0] == 'estimator'
 
 
+def test_what_is_said_of_epochs_and_members():
+    "In docs/training.md and the README"
+    runs = read_many(root/'results'/'thirty'/'settings')
+    errors, tasks = mean_errors(runs), runs.groupby('dataset').task.first()
+    ratio = np.exp(np.log(errors.div(errors['learner'], axis=0)).groupby(tasks).mean())
+    assert errors.shape == (10, 9) and errors.notna().all(axis=None)
+    found = {k: ratio[f'learner-{k}'].round(3).tolist() for k in ('twice', 'half')}  # classification, regression
+    assert found == dict(twice=[1.181, 1.017], half=[.913, 1.007])
+    seconds = runs.groupby(['dataset', 'method']).cpu_seconds.mean().unstack()
+    assert .95 < (seconds['learner-members-1']/seconds['fastai-untuned']).median() < 1.05
+
+
 def test_what_is_said_of_levers(said_by):
     "In docs/settings.md, docs/when.md and the tutorial on ensembles"
     said, runs = said_by('levers'), pd.DataFrame(read_jsonl(root/'results'/'levers'/'runs.jsonl'))
