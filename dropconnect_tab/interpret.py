@@ -47,7 +47,7 @@ def _static_masks(learn):
         "no weight was dropped, so there is no mask to plot: give a weight_p above 0")
     return masks
 
-def _of_member(masks, name, member):
+def _member_weights(masks, name, member):
     "Weights and keep-mask (neurons, inputs) of a layer, of one member where there are several"
     w,keep = masks.linears[name].weight.detach().cpu(),masks.keeps[name].cpu()
     if w.ndim == 2: return w,keep
@@ -93,7 +93,7 @@ def plot_masks(self:Learner,
     columns,widths = _table_columns(self)
     first = next((n for n,l in masks.linears.items() if l.weight.shape[-1] == sum(widths)), None)
     for ax,n in zip(axs, names):
-        w,keep = _of_member(masks, n, member)
+        w,keep = _member_weights(masks, n, member)
         ax.imshow(_mask_image(w, keep), aspect='auto', interpolation='nearest')
         ax.set(title=f'{n}: weight_p={masks.weight_p[n]}', xlabel='input', ylabel='neuron')
         for o in (ax.xaxis,ax.yaxis): o.get_major_locator().set_params(integer=True)

@@ -25,7 +25,7 @@ from .embeddings import ContEmbedding, ContScale, TargetScale
 # %% ../nbs/05_model.ipynb #f6d38e52
 _FASTAIS_EMB_STD = 0.01 # of fastai's `Embedding`
 
-def _y_scale(y_scale, out_sz, y_range):
+def _check_y_scale(y_scale, out_sz, y_range):
     "`y_scale` as a `TargetScale` that fits the model, or None"
     if y_scale is None: return None
     if y_range is not None: raise ValueError(
@@ -67,7 +67,7 @@ def _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members):
     if cont_edges and cont_scale is not None: cont_edges = cont_scale.edges(cont_edges)
     return ContEmbedding(cont_edges, cont_emb_sz, members) if cont_edges else None
 
-def _leave_out(oob, oob_members, oob_groups, members, n_cat, own_embeds):
+def _make_leave_out(oob, oob_members, oob_groups, members, n_cat, own_embeds):
     "`LeaveOut`, or None; a `ValueError` for settings that do not fit the model, or each other"
     if oob is None or oob is False:
         given = {k:v for k,v in dict(oob_members=oob_members, oob_groups=oob_groups).items() if v is not None}
@@ -119,8 +119,8 @@ class DropConnectTabularModel(TabularModel):
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
         layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
-        y_scale,cont_scale = _y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
-        leave_out = _leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
+        y_scale,cont_scale = _check_y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
+        leave_out = _make_leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
         own = members > 1 and bool(leave_out or own_embeds and (emb_szs or cont_edges))
         cont_embed = _cont_embed(cont_edges, cont_emb_sz, n_cont, cont_scale, members if own else None)
         width = 1+cont_emb_sz if cont_embed else 1  # each value enters beside its embedding
@@ -209,7 +209,7 @@ def forward(self:DropConnectTabularModel, x_cat, x_cont=None):
     return res if self.training or self.temperature is None else res/self.temperature
 
 # %% ../nbs/05_model.ipynb #7f443c1b
-def _affine(norm):
+def _with_affine(norm):
     "`norm` as a single network has it, with a weight of 1 and a bias of 0 if it has none"
     if norm is None or norm.affine: return norm
     res = nn.BatchNorm1d(norm.num_features, norm.eps, norm.momentum).to(norm.running_mean)
@@ -225,7 +225,9 @@ def member(self:DropConnectTabularModel,
     net = copy.deepcopy(self)
     net.layers,net.members,net.leave_out,net.temperature = self.layers.member(i),1,None,None
     if self._own_conts: net.cont_embed = self.cont_embed.member(i)
-    if self.own_embeds: net.embeds,net.bn_cont = nn.ModuleList([e.member(i) for e in self.embeds]),_affine(net.bn_cont)
+    if self.own_embeds:
+        net.embeds = nn.ModuleList([e.member(i) for e in self.embeds])
+        net.bn_cont = _with_affine(net.bn_cont)
     net.weight_masks = self.weight_masks.of_member(net, i)
     return net
 

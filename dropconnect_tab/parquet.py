@@ -442,7 +442,7 @@ def _fill(stored, reader, framer, to):
         for o,which in zip(stored, (~is_valid, is_valid)): o.append([p[torch.from_numpy(which)] for p in parts])
 
 # %% ../nbs/09a_parquet.ipynb #9a000030
-def _check_names(**names):
+def _check_named(**names):
     "A `ValueError` unless there are columns and a target, and each of them in one place"
     if not names['cat_names'] + names['cont_names'] or not names['y_names']: raise ValueError(
         f"{', '.join(f'{k}={v}' for k,v in names.items())}: give columns, and a target")
@@ -505,7 +505,7 @@ def parquet_dls(
     if pa is None: raise ImportError("parquet_dls needs pyarrow: pip install 'dropconnect_tab[parquet]'")
     names = dict(zip(('cat_names','cont_names','y_names'), ([*L(o)] for o in (cat_names,cont_names,y_names))))
     for k,v in dict(sample=sample, chunk=chunk, bs=bs).items(): check_whole(k, v, 1, 'a number of rows')
-    _check_names(**names)
+    _check_named(**names)
     if seed is None: seed = int(np.random.randint(2**31))
     procs = _make_procs(procs)
     reader = _Reader(source, valid, seed, chunk, **kwargs)
