@@ -57,15 +57,17 @@ def few_columns(n, dls):
     return first | dict(weight_p={**first['weight_p'], 'layers.1.0': few_inputs(200)})
 
 
+def at_least_two(n): return dict(n_bins=n if n > 1 else 0)
+
+
 def some_bins(times, dls):
     "So many times the number of bins that is the default"
-    n = round(times*_n_bins(dls.train_ds)) if dls.cont_names else 0
-    return dict(n_bins=n if n > 1 else 0)
+    return at_least_two(round(times*_n_bins(dls.train_ds)) if dls.cont_names else 0)
 
 
 def bins_of(rows, dls):
     "Bins of `rows` rows, 48 at most, as in regression"
-    return dict(n_bins=min(48, len(dls.train_ds)//rows))
+    return at_least_two(min(48, len(dls.train_ds)//rows))
 
 
 CHOSEN = dict(columns=few_columns, bins=some_bins, rows_of_bin=bins_of)  # what a setting of this name makes of the data
