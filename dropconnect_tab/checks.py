@@ -24,6 +24,16 @@ def check_whole(name, value, low=None, what='a whole number'):
     return value
 
 # %% ../nbs/00_checks.ipynb #ca6bab12
+def check_sizes(name, value):
+    "`value` of a setting as a list; a `ValueError` unless it has whole numbers of at least 1"
+    if isinstance(value, str) or not hasattr(value, '__iter__'):
+        raise ValueError(f"{name}={value!r}: give a list of sizes, such as [200, 100]")
+    return [check_whole(name, o, 1, 'a list of whole numbers') for o in value]
+
+def check_callable(name, value, example):
+    "A `ValueError` that gives an example unless `value` of a setting can be called, or is None"
+    if not (value is None or callable(value)): raise ValueError(f"{name}={value!r} cannot be called: give {example}")
+
 def check_lr(lr):
     "A `ValueError` unless a learning rate, or each in a `slice` of them, is a number above 0"
     rates = [o for o in (lr.start,) if o is not None]+[lr.stop] if isinstance(lr, slice) else [lr]

@@ -9,7 +9,7 @@ __all__ = ['only_masks', 'dropconnect_config', 'dropconnect_learner']
 from fastai.tabular.all import *
 
 from .callback import DropConnectCallback
-from .checks import check_lr
+from .checks import check_callable, check_lr
 from .data import TabTensorDL, read_by_value
 from .masks import find_linears
 from .members import AverageMembers, MemberLoss, average_for, loss_power, probabilities_by
@@ -225,12 +225,14 @@ def dropconnect_learner(
     _check_config(config)
     if isinstance(to, TabularPandas): read_by_value(to)
     if lr is not None: check_lr(lr)
+    check_callable('loss_func', loss_func, 'a loss, such as MSELossFlat()')
+    check_callable('opt_func', opt_func, 'a function that makes an optimizer, such as Adam')
     loss_func = loss_func or getattr(to, 'loss_func', None)
     if n_out is None: n_out = get_c(dls)
     if not n_out: raise ValueError("the data does not determine n_out: set `dls.c`, or pass `n_out`")
     emb_szs = get_emb_sz(to, emb_szs or {})
     settings = _resolve(dls, emb_szs, config, arguments, n_out, n_bins, loss_func)
-    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, list(ifnone(layers, [200,100])), **settings)
+    model = DropConnectTabularModel(emb_szs, len(dls.cont_names), n_out, ifnone(layers, [200,100]), **settings)
     _check_leave_out(model.leave_out, to, len(emb_szs))
     if y_scale is None and 'y_scale' not in (config or {}): start_outputs(model, get_y_start(dls.train, n_out, loss_func))
     opt_func = opt_func or _opt_func(model, _n_rows(dls), _has_classes(to, loss_func))

@@ -16,7 +16,7 @@ from fastai.tabular.model import TabularModel
 from fastcore.basics import patch
 from torch import nn
 
-from .checks import check_choice, check_whole
+from .checks import check_choice, check_sizes, check_whole
 from .layers import MemberEmbedding, MemberLayers
 from .masks import WeightMasks, check_can_train, find_kind
 from .members import AVERAGES, LeaveOut, average_members, for_member_loss
@@ -118,7 +118,8 @@ class DropConnectTabularModel(TabularModel):
         find_kind(mask, unit, seed, rescale)
         check_choice('average', average, AVERAGES)
         check_whole('members', members, 1, 'a number of nets')
-        layers,ps,emb_stds = list(layers),_one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
+        layers = check_sizes('layers', layers)
+        ps,emb_stds = _one_each(ps, len(layers)),_emb_stds(emb_std, len(emb_szs))
         y_scale,cont_scale = _check_y_scale(y_scale, out_sz, y_range),_check_cont_scale(cont_scale, n_cont)
         leave_out = _make_leave_out(oob, oob_members, oob_groups, members, len(emb_szs), own_embeds)
         own = members > 1 and bool(leave_out or own_embeds and (emb_szs or cont_edges))

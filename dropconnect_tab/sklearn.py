@@ -11,6 +11,7 @@ import pickle, sys, warnings
 from copy import deepcopy
 from inspect import signature
 from io import BytesIO
+from numbers import Real
 from random import Random
 from threading import RLock
 from typing import Callable
@@ -38,7 +39,7 @@ from sklearn.utils.validation import (
 
 import dropconnect_tab.interpret  # what `learner_` can do
 from .averaging import KeepBest
-from .checks import check_lr, check_whole
+from .checks import check_callable, check_lr, check_whole
 from .data import TabTensorDL, batch_size
 from .embeddings import fences
 from .frame import FillGaps, TableColumns, check_errors, generated_names
@@ -184,6 +185,9 @@ def _check_settings(self:_DropConnectEstimator):
     if self.n_jobs == 0: raise ValueError("n_jobs=0: give a number of threads, -1 for one on each core, or None")
     if self.n_jobs is not None: check_whole('n_jobs', self.n_jobs)
     check_lr(self.lr)
+    check_callable('loss_func', self.loss_func, 'a loss, such as MSELossFlat()')
+    if self.wd is not None and not (isinstance(self.wd, Real) and self.wd >= 0): raise ValueError(
+        f"wd={self.wd!r}: give a number of at least 0")
     for k,v in self._own(self.config or {}).items():
         if v not in (self.config[k], signature(type(self)).parameters[k].default): raise ValueError(
             f"{k}={v!r}, and {k}={self.config[k]!r} in the config: give only one of them")
@@ -192,7 +196,7 @@ def _check_settings(self:_DropConnectEstimator):
     if not isinstance(self.oob_score, (bool,np.bool_)) and not callable(self.oob_score): raise ValueError(
         f"oob_score={self.oob_score!r}: give True, or a function of y and out-of-bag predictions, such as r2_score")
     if getattr(self, 'calibrate', False): self._check_calibrates()
-    if not 0 < self.valid_pct < 1: raise ValueError(f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
+    if not (isinstance(self.valid_pct, Real) and 0 < self.valid_pct < 1): raise ValueError(f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
 def _in_order(X, names):

@@ -95,6 +95,13 @@ def test_targets_that_float32_cannot_hold_are_said():
     assert np.array_equal(make(n_epoch=1).fit(df, far, w).predict(df), make(n_epoch=1).fit(df[kept], y[kept], w[kept]).predict(df))
 
 
+@pytest.mark.parametrize('kwargs', [dict(layers=200), dict(layers=[0]), dict(layers='ab'), dict(layers=[2.5]), dict(opt_func='adam'),
+                                    dict(loss_func='mse'), dict(wd='a'), dict(wd=-1), dict(valid_pct='a'), dict(lr=None)], ids=str)
+def test_settings_that_are_no_settings(kwargs):
+    (df, y), [(name, value)] = rows(60), kwargs.items()
+    with pytest.raises(ValueError, match=re.escape(f'{name}={value[0] if isinstance(value, list) else value!r}')): make(**kwargs).fit(df, y)
+
+
 def test_columns_that_are_named_by_numbers():
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=[2018, 2019, 2020])
     est = make(n_epoch=1, cat_names=[2020]).fit(X, X[2018])
