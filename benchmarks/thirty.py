@@ -15,7 +15,7 @@ Runs that are there are not repeated. OUT/<dataset>-<split>/ has a line for each
 learner with other numbers of epochs, or of members, is compared apart from the other methods, in OUT/settings.md:
 
     python benchmarks/thirty.py FOLDER --methods fastai-untuned learner learner-half learner-twice learner-four-times \
-        learner-members-1 learner-members-4 learner-members-16 learner-members-32 --seeds 1 --out results/thirty/settings
+        learner-members-1 learner-members-4 learner-members-16 learner-members-32 --seeds 1 --out results/epochs-members
 """
 import argparse
 import time

@@ -315,7 +315,7 @@ def test_what_is_said_of_thirty_datasets():
 
 def test_what_is_said_of_epochs_and_members():
     "In docs/training.md and the README"
-    runs = read_many(root/'results'/'thirty'/'settings')
+    runs = read_many(root/'results'/'epochs-members')
     errors, tasks = mean_errors(runs), runs.groupby('dataset').task.first()
     ratio = np.exp(np.log(errors.div(errors['learner'], axis=0)).groupby(tasks).mean())
     assert errors.shape == (10, 9) and errors.notna().all(axis=None)
