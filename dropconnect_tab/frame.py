@@ -461,6 +461,7 @@ class _Column:
 
     def _warn_of_new(self, labels):
         "`labels`, and a warning where integers are new, codes have lost leading zeros, or no value is known"
+        if not (self.ends or self.lost_zeros) and any(o in self.known for o in labels): return labels  # most columns
         there = [o for o in labels if isinstance(o, str)]
         new = [o for o in there if o not in self.known]
         if self.ends and new: warnings.warn(

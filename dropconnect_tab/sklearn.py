@@ -602,16 +602,16 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
 @patch
 def _float32_scale(self:DropConnectRegressor, y):
     "Mean and scale of targets that float32 could not hold: far from zero for their spread, or of extreme size"
-    y,rest = y.to_numpy(),{**(self.config or {}), **self._own(('y_range','y_scale'))}
+    names,y,rest = list(y),y.to_numpy(),{**(self.config or {}), **self._own(('y_range','y_scale'))}
     shift,scale = np.zeros(y.shape[1]),np.ones(y.shape[1])
     if not takes_target_scale(self.loss_func) or any(rest.get(o) is not None for o in ('y_range','y_scale')):
         return shift,scale
     mean,std = (y/len(y)).sum(0),y.std(0)
     extreme = (std > 0) & ((std < 1e-12) | (std > 1e12))
     shift,scale = np.where(np.abs(mean) > 1e4*std, mean, shift),np.where(extreme, std, scale)
-    if shift.any() or (scale != 1).any(): warnings.warn(
-        f"float32 cannot hold a target of mean {mean[0]:.6g} and spread {std[0]:.3g}: learner_ predicts (y - {shift[0]:.6g})"
-        f"/{scale[0]:.3g}, and the estimator y")
+    for i in np.flatnonzero((shift != 0) | (scale != 1)): warnings.warn(
+        f"float32 cannot hold {names[i]!r}, of mean {mean[i]:.6g} and spread {std[i]:.3g}: learner_ predicts "
+        f"(y - {shift[i]:.6g})/{scale[i]:.3g}, and the estimator y")
     return shift,scale
 
 @patch

@@ -279,6 +279,7 @@ memory = dict(n_epoch=20, lr=.05, layers=[50], ps=0.)  # enough to learn rows by
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:float32 cannot hold')
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('weights', [None, np.linspace(.1, 1, 40)])
 def test_a_net_worse_than_a_constant_is_said(weights):

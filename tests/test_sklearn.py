@@ -87,7 +87,7 @@ def test_targets_that_float32_holds_are_left_alone():
 
 def test_targets_that_float32_cannot_hold_are_said():
     df, y = rows(60)
-    with pytest.warns(UserWarning, match=r'learner_ predicts .y - 101325.*/1, and the estimator y'): far = make(n_epoch=1).fit(df, y*0.5+101325)
+    with pytest.warns(UserWarning, match=r"hold 'price'.*learner_ predicts .y - 101325.*/1, and the estimator y"): far = make(n_epoch=1).fit(df, y*0.5+101325)
     assert abs(far.learner_.get_preds(0)[0]).max() < 50 and abs(far.predict(df)-101325).max() < 50
     far, w = y.copy(), np.ones(60)
     far[::10], w[::10] = 1e16, 0  # rows that do not count
