@@ -174,17 +174,27 @@ def test_what_is_said_of_a_sparse_start(said_by):
                for r in [said['ratios'](found[three, 1, .1], o)])
     assert [[fewer(friedman, o, e) for o in ('2', '4, later 2')] for e in (.3, .15)] == [[42, 29], [12, 4]]
     sparse = [o for o in said['ARMS'] if not o.startswith('dense')]
-    controls = ('majority of 5 among 40', .1), ('RiskAversion of insurance', .15)
+    controls = ('majority of 5 among 40', .1), ('RiskAversion of insurance', .15), ('LungParench of child', .05)
     found_there = [fewer(name, o, e) for name, e in controls for o in sparse]
     assert (min(found_there), max(found_there)) == (-24, 10)
-    assert all(abs(fewer(name, '4, later 2', e)) <= 2 for name, e in controls)
-    scaled = [-fewer(o, 'dense, scaled', e) for o, e in ((three, .1), (four, .1), (friedman, .3), (friedman, .15))]
-    assert (min(scaled), max(scaled)) == (12, 26)
+    assert [fewer(name, '4, later 2', e) for name, e in controls] == [-2, -1, -10]
+    assert [fewer('additive, 5 among 40', o, .15) for o in ('2', '4, later 2')] == [26, 22]
+    assert [fewer(o, '4, later 2', e) for o, e in (('Friedman, 480 noise', .3), ('classification, 60 noise', .15),
+                                                   ('classification, 480 noise', .3))] == [26, 10, -25]
+    alone = {k: v for k, v in found.items() if k[1] == 1}
+    quiet = [('Friedman, 0 noise', 1, .15), ('classification, 0 noise', 1, .07)]  # all columns count
+    assert [fewer(k[0], 'dense, scaled', k[2]) for k in quiet] == [25, 52]
+    scaled = [-fewer(k[0], 'dense, scaled', k[2]) for k in alone if k not in quiet]
+    assert (min(scaled), max(scaled)) == (4, 90)
+    default = [said['mean_ratio'](said['ratios'](v, '4, later 2')) for v in alone.values()]
+    assert len(default) == 13 and round(100*(1-said['mean_ratio'](default))) == 15
     assert [fewer(o, '4, later 2', .1, nets=8) for o in (three, four)] == [0, 7]
-    trees = {k: np.array(said['ratios'](v, 'trees')) for k, v in found.items() if k[1] == 1}
+    trees = {k: np.array(said['ratios'](v, 'trees')) for k, v in alone.items()}
     assert np.isinf(trees.pop((three, 1, .1))).all() and np.isinf(trees.pop((four, 1, .1))).sum() == 2
-    assert all((o <= [min(r) for r in zip(*(said['ratios'](found[k], a) for a in said['ARMS'] if a != 'dense'))]).all()
-               for k, o in trees.items())
+    assert all(np.isinf(trees.pop(o)).all() for o in quiet)
+    ahead = {k: (o <= [min(r) for r in zip(*(said['ratios'](found[k], a) for a in said['ARMS'] if a != 'dense'))]).all()
+             for k, o in trees.items()}
+    assert sum(ahead.values()) >= len(ahead)-1 and round(min(o.min() for o in trees.values()), 1) == .2
 
 
 def test_what_is_said_of_dropout(said_by):
