@@ -152,29 +152,29 @@ def ratios(runs, measure, base='default'):
     return res.loc[sorted(res.index, key=DATASETS.index), [o for o in VARIANTS if o in res]]
 
 
-def summary(ratio):
-    "Each variant over all datasets, and over each half of them"
+def summary(ratio, seeds):
+    "Each variant, with its number of seeds, over all datasets, and over each half of them"
     rows = []
     for name, x in ratio.drop(columns='default').items():
         x = x.dropna()
         means = [percent(gmean(o)) if len(o) else '' for o in (x, x[::2], x[1::2])]
-        rows.append([name, len(x), *means, (x < .995).sum(), (x > 1.005).sum(),
+        rows.append([name, len(x), seeds[name], *means, (x < .995).sum(), (x > 1.005).sum(),
                      f'{percent(x.max())} ({x.idxmax()})', f'{percent(x.min())} ({x.idxmin()})'])
-    return markdown(['instead of the default', 'datasets', 'geometric mean', 'half', 'other half', 'lower by .5%',
+    return markdown(['instead of the default', 'datasets', 'seeds', 'geometric mean', 'half', 'other half', 'lower by .5%',
                      'higher by .5%', 'worst', 'best'], rows)
 
 
 def levers_table(out):
     "For each variant its error over the default's, regression and classification apart"
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
-    head = (f"At most {runs.rows.max():,} training rows, seeds: {runs.seed.nunique()}. All but Muon with `FusedAdam`. "
-            "Halves: every second dataset by size.")
+    head = (f"At most {runs.rows.max():,} training rows. All but Muon with `FusedAdam`. Halves: every second dataset by "
+            "size.")
     res, each = ['Error on validation rows over that of the default.', head, ''], []
     for measure, title in (('rmse', 'Regression: RMSE'), ('logloss', 'Classification: log loss'),
                            ('calibrated', 'Classification: log loss at the best temperature')):
         if measure not in runs: continue
-        ratio = ratios(runs, measure)
-        res += [f'## {title}', '', *summary(ratio)]
+        ratio, seeds = ratios(runs, measure), runs.dropna(subset=measure).groupby('variant').seed.nunique()
+        res += [f'## {title}', '', *summary(ratio, seeds)]
         each += [f'## By dataset. {title}', '', *markdown(
             ['dataset', *ratio.columns[1:]], [[k, *map(percent, o[1:])] for k, o in ratio.iterrows()])]
     return '\n'.join(res+each)

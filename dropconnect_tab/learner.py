@@ -35,7 +35,7 @@ def _emb_std(emb_szs, n_rows):
 
 def _ps(n_rows, n_cols, classes):
     "Dropout by the number of training rows: the fewer, the more often each is seen, and the more a classifier overfits"
-    if n_rows >= (10_000 if classes else 5000): return .1  # see results/dropout, results/epochs, results/bins
+    if n_rows >= (10_000 if classes else 5000): return .1  # see results/dropout, results/epochs, results/levers
     return .5 if classes and n_rows < 60*n_cols else .3
 
 def _defaults(n_rows, n_cont, emb_szs, classes, members=None, own_embeds=None, oob=None):
