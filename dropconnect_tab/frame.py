@@ -269,14 +269,15 @@ def _read_as_dates(name, col, values, found):
     return how
 
 # %% ../nbs/09_frame.ipynb #d7e0aa14
-_THREE_DIGITS = re.compile(r'(?<![\d.])[1-9]\d{0,2}\.\d{3}(?![\d.]|[eE][-+\d])')
+_IN_THREES = re.compile(r'(?<![\d.])[1-9]\d{0,2}((?:\.\d{3})+)(?![\d.]|[eE][-+\d])')
 
 def _points(name, values):
-    """Which of '.' and ',' may be before decimals: not '.' where three digits follow each, as in '1.234' next to '567'; a
-    warning where that may be chance"""
+    """Which of '.' and ',' may be before decimals: not '.' where three digits follow each, as in '1.234' next to '567' or
+    '1.234.567'; a warning where that may be chance"""
     pointed = [o for o in values if '.' in o]
-    if not pointed or not all(map(_THREE_DIGITS.search, pointed)): return '.,'
-    if len(pointed) >= _MANY and len(pointed) < len(values): return ','
+    groups = [_IN_THREES.search(o) for o in pointed]
+    if not pointed or not all(groups): return '.,'
+    if any(len(o[1]) > 4 for o in groups) or _MANY <= len(pointed) < len(values): return ','
     warnings.warn(f"column {name!r} has numbers such as {pointed[0]!r}, whose point is read as a decimal one, and could "
                   "be that of thousands: convert them to numbers")
     return '.,'

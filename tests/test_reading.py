@@ -339,6 +339,8 @@ def test_points_of_thousands():
     columns = TableColumns(frame(euros(values)))
     assert columns.kinds == {'d': 'number'} and columns(frame(euros(values))).d.tolist() == values.tolist()
     assert columns(frame(['1.234.567 €', '1.234,5 €', '7 €'])).d.tolist() == [1234567, 1234.5, 7]
+    millions = euros(range(1000, 9_000_000, 99_999))
+    assert TableColumns(frame(millions))(frame(millions)).d.tolist() == [*range(1000, 9_000_000, 99_999)]
     decimals = [f'{o/1000:.3f} €' for o in values]  # 0.123 among them
     assert TableColumns(frame(decimals))(frame(decimals)).d.tolist() == (values/1000).tolist()
 
