@@ -152,7 +152,7 @@ def test_what_is_said_of_epochs(said_by, folder):
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
 
 
-@pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/before', 'oob', 'oob/kept'])
+@pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/before', 'levers/larger', 'oob', 'oob/kept'])
 def test_tables_of_slices_come_from_the_files(said_by, folder):
     out, name = root/'results'/folder, folder.split('/')[0]
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
@@ -320,6 +320,13 @@ def test_what_is_said_of_thirty_datasets():
     assert ratio[ahead].max() < .95 < 1.04 > ratio[n_test >= 500].drop([*ahead, *behind.index]).max()
     assert ratio[n_test >= 500].drop([*ahead, *behind.index]).min() > .95
     every = ['estimator', 'learner', 'xgb', 'lgbm', 'hgb', 'fastai-untuned']
+    fewest = errors['one-word']/errors['fastai-untuned']
+    assert fewest[fewest > 1.01].index.tolist() == ['txhousing-latest']
+    assert runs.groupby('dataset').seed.nunique().value_counts().to_dict() == {1: 14, 2: 13, 3: 3}
+    ran = errors.notna().sum()
+    assert (ran['tabm'], ran['realmlp'], ran['catboost']) == (17, 18, 30)
+    tabm = np.exp(np.log(errors['estimator']/errors['tabm']).groupby(runs.groupby('dataset').task.first()).mean())
+    assert round(float(tabm['classification']), 2) == .90 and round(float(tabm['regression']), 2) in (1.01, 1.02)
     for _, some in runs.groupby('task'): assert rank_many(some, every).mean.index[0] == 'estimator'
 
 
