@@ -16,6 +16,11 @@ learner with other numbers of epochs, or of members, is compared apart from the 
 
     python benchmarks/thirty.py FOLDER --methods fastai-untuned learner learner-half learner-twice learner-four-times \
         learner-members-1 learner-members-4 learner-members-16 learner-members-32 --seeds 1 --out results/epochs-members
+
+Fits with two threads, nothing else running, and a picture of both, OUT/threads.png:
+
+    python benchmarks/thirty.py FOLDER --methods fastai-untuned one-word learner estimator xgb lgbm hgb --seeds 1 \
+        --threads 2 --out results/two-threads --beside results/thirty
 """
 import argparse
 import time
@@ -223,6 +228,14 @@ def report_settings(out):
     write_figure(out/'settings.png', fig)
 
 
+def plot_threads(out, beside):
+    "A picture of the runs in `out`, and of those in `beside` of the same datasets and methods, with other threads"
+    runs, others = read_many(out), read_many(beside)
+    others = others[others.dataset.isin(runs.dataset) & others.method.isin(runs.method)]
+    both = pd.concat([others, runs]).sort_values('threads', kind='stable')
+    write_figure(out/'threads.png', plot_error_time(both, 'fastai-untuned', f'{runs.dataset.nunique()} datasets'))
+
+
 def check(args, known):
     "A `ValueError` that names an argument that cannot be"
     for kind, names, choices in (('dataset', args.datasets, DATASETS), ('method', args.methods, known)):
@@ -241,6 +254,7 @@ def main(args=None):
     p.add_argument('--methods', nargs='+', default=METHODS, help=f"also {', '.join(SETTINGS)}")
     p.add_argument('--seeds', type=int, default=3, help=f"{' and '.join(AUTHORS)} have one")
     p.add_argument('--threads', type=int, default=1, help="threads of a fit; other threads, another OUT")
+    p.add_argument('--beside', type=Path, help="an OUT of runs with other threads, for a picture of both")
     p.add_argument('--jobs', type=int, default=1, help="runs side by side")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args(args)
@@ -258,6 +272,7 @@ def main(args=None):
                                                                        ('fastai-untuned', 'fastai')))
     if ours and base: print(report_many(args.out, ours, base, PAIRS, METHODS))
     report_settings(args.out)
+    if args.beside: plot_threads(args.out, args.beside)
 
 
 if __name__ == '__main__': main()

@@ -186,6 +186,9 @@ def test_time_is_processor_time_where_it_is_known(tmp_path):
     lines = [json.loads(o) for o in file.read_text().splitlines()]
     file.write_text(''.join(json.dumps({**o, **more})+'\n' for o, more in zip(lines, ({}, {'cpu_seconds': 7.}))))
     assert read_many(tmp_path).seconds.tolist() == [1., 7.]
+    more = dict(threads=2, cpu_seconds=7., wall_seconds=4.)  # that of several threads is added up
+    file.write_text(''.join(json.dumps({**o, **more})+'\n' for o in lines))
+    assert read_many(tmp_path).seconds.tolist() == [4., 4.]
 
 
 def test_a_method_alone():

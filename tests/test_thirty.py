@@ -115,6 +115,21 @@ def test_other_settings_are_compared_where_all_ran(thirty, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+def test_a_picture_of_one_thread_and_two(thirty, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(thirty, 'usual_epochs', lambda n: 1)
+    plot, drawn = thirty.plot_error_time, []
+    monkeypatch.setattr(thirty, 'plot_error_time', lambda runs, *args: drawn.append(runs) or plot(runs, *args))
+    def run(threads, *args):
+        thirty.main([*args, '--seeds', '1', '--threads', str(threads), '--out', str(tmp_path/str(threads))])
+    run(1, '--datasets', 'wine', 'breast_cancer', '--methods', 'fastai-untuned', 'learner', 'hgb')
+    run(2, '--datasets', 'wine', '--methods', 'fastai-untuned', 'learner', '--beside', str(tmp_path/'1'))
+    runs = drawn[-1]
+    assert sorted(zip(runs.dataset, runs.method, runs.threads)) == sorted(
+        ('wine-random', method, threads) for method in ('fastai-untuned', 'learner') for threads in (1, 2))
+    assert (tmp_path/'2'/'threads.png').exists() and not (tmp_path/'1'/'threads.png').exists()
+
+
+@pytest.mark.slow
 def test_two_classes_have_an_auc(thirty):
     dataset = table_of('two classes')
     found = replace(thirty.methods_for(dataset)['hgb'], tried=[dict(rounds=20)], stops=False).fit(dataset, 0)

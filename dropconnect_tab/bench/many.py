@@ -21,9 +21,11 @@ from .runs import measure_of, read_runs, runs_file
 # %% ../../nbs/bench/08_many.ipynb #e5a40006
 def _row(run):
     measure = measure_of(run)
+    # Processor time says how long one thread takes, whatever else runs; that of several threads is added up
+    seconds = run.get('cpu_seconds' if run['threads'] == 1 else 'wall_seconds', run['seconds'])
     return dict(dataset=f"{run['dataset']}-{run['split']}", method=run['arm'], seed=run['seed'],
                 task='regression' if measure=='rmse' else 'classification', error=run[measure],
-                seconds=run.get('cpu_seconds', run['seconds']), threads=run['threads'], n_test=run['rows']['test'],
+                seconds=seconds, threads=run['threads'], n_test=run['rows']['test'],
                 accuracy=run.get('accuracy', np.nan), auc=run.get('auc', np.nan))
 
 def read_many(
