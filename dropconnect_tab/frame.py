@@ -426,6 +426,7 @@ class _Column:
         self.name = name
         self.is_bool = asked != 'number' and pd.api.types.infer_dtype(col, skipna=True) == 'boolean'
         self.how = how_to_read(name, col, asked, max_card)
+        asked_by_type = isinstance(col.dtype, pd.CategoricalDtype)
         is_text,col = _is_text(col),self._read(col)
         self.kind = _kind(name, col, asked, max_card)
         self.divisor = _divisor(name, col) if self.kind == 'number' else 1.
@@ -435,7 +436,7 @@ class _Column:
         self.parts = {name:None if self.kind == 'category' else (-np.inf, np.inf)}
         if self.kind == 'date': self.parts = _parts(name, col, max_card)
         labels = {*_labels(name, col[col.notna()])} if self.kind == 'category' else {}
-        if not (asked or is_text) and len(labels) > max(max_card, len(col)/2): warnings.warn(
+        if not (asked or asked_by_type or is_text) and len(labels) > max(max_card, len(col)/2): warnings.warn(
             f"column {name!r} has {len(labels):,} distinct values in {len(col):,} rows, such as {min(labels)!r}, from which a "
             "model learns little: convert them to numbers or dates, leave it out, or name it in cat_names")
         self.known,self.lost_zeros = _known(labels),{_LOST_ZEROS.sub('', o):o for o in labels if _LOST_ZEROS.match(o)}
