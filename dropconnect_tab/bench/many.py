@@ -190,14 +190,17 @@ def plot_error_time(
     base:str='fastai', # As for `error_and_time`
     title:str='', # Title of the plot
 ):
-    "Error over the best against fit time over that of `base`, on log axes: a marker for each number of threads"
-    n,points = runs.dataset.nunique(),[]
+    """Error over the best against fit time over that of `base`, on log axes: a marker for each number of threads, and a
+    line between those of one method"""
+    n,points,named = runs.dataset.nunique(),[],{}
     fig,ax = plt.subplots(figsize=(7.5,5), layout='constrained')
     ax.set(title=title, xlabel=f'fit time / fit time of {base}', ylabel='error / error of the best method')
     for (threads,some),marker in zip(runs.groupby('threads'), _MARKERS):
         for name,o in error_and_time(some, base).iterrows():
             ax.plot(o.time, o.error, marker, color='tab:blue')
-            points.append((o.time, o.error, name if o.datasets==n else f'{name} ({o.datasets:.0f} of {n})'))
+            if name in named: ax.plot([named[name].time,o.time], [named[name].error,o.error], color='tab:blue', lw=.8)
+            first = named.setdefault(name, o) is o
+            points.append((o.time, o.error, first*(name if o.datasets==n else f'{name} ({o.datasets:.0f} of {n})')))
         ax.plot([], [], marker, color='tab:blue', label=f"{threads} thread{'s' if threads>1 else ''}")
     ax.set(xscale='log', yscale='log')
     ax.margins(.2)
