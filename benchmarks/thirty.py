@@ -232,8 +232,8 @@ def plot_threads(out, beside):
     "A picture of the runs in `out`, and of those in `beside` of the same datasets and methods, with other threads"
     runs, others = read_many(out), read_many(beside)
     others = others[others.dataset.isin(runs.dataset) & others.method.isin(runs.method)]
-    both = pd.concat([others, runs]).sort_values('threads', kind='stable')
-    write_figure(out/'threads.png', plot_error_time(both, 'fastai-untuned', f'{runs.dataset.nunique()} datasets'))
+    fig = plot_error_time(pd.concat([others, runs]), 'fastai-untuned', f'{runs.dataset.nunique()} datasets')
+    write_figure(out/'threads.png', fig)
 
 
 def check(args, known):

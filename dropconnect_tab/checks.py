@@ -9,6 +9,8 @@ __all__ = []
 import math
 from numbers import Integral, Real
 
+from fastcore.basics import ifnone
+
 # %% ../nbs/00_checks.ipynb #330aa1a0
 def check_choice(name, value, choices):
     "`value` of a setting; a `ValueError` unless it is one of `choices`"
@@ -36,9 +38,13 @@ def check_callable(name, value, example):
 
 def check_lr(lr):
     "A `ValueError` unless a learning rate, or each in a `slice` of them, is a number above 0"
-    rates = [o for o in (lr.start,) if o is not None]+[lr.stop] if isinstance(lr, slice) else [lr]
+    rates = (ifnone(lr.start, lr.stop),lr.stop) if isinstance(lr, slice) else (lr,)
     if not all(isinstance(o, Real) and not isinstance(o, bool) and 0 < o < math.inf for o in rates):
         raise ValueError(f"lr={lr!r}: give a rate above 0, such as 0.01")
+
+def check_level(level):
+    "A `ValueError` unless the coverage of intervals is a fraction"
+    if not 0 < level < 1: raise ValueError(f"level={level!r}: give a fraction between 0 and 1, such as 0.9")
 
 def check_weight_p(weight_p):
     "`weight_p` as a float; a `ValueError` unless it is a number in [0, 1)"

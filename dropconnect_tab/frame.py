@@ -448,8 +448,8 @@ class _Column:
 
     def _check_unit(self, col):
         "A `ValueError` where durations have become numbers, or numbers durations"
-        now = _dense(col).dtype
-        if not (pd.api.types.is_numeric_dtype(now) if self.durations else _is_time(now)) or not col.notna().any(): return
+        dtype = _dense(col).dtype
+        if not (pd.api.types.is_numeric_dtype(dtype) if self.durations else _is_time(dtype)) or not col.notna().any(): return
         was,now = ('durations','numbers, whose unit is unknown') if self.durations else ('numbers','durations')
         raise ValueError(f"column {self.name!r} had {was} in training, and now has {now}, such as {col.dropna().iloc[0]!r}: "
                          "convert them with pd.to_timedelta, or dt.total_seconds(), before training and here")

@@ -55,18 +55,19 @@ def _merge(defaults, config, arguments):
     return _given({**defaults, **(config or {}), **_given(arguments)})
 
 # %% ../nbs/10_learner.ipynb #eb82f952
+def _n_not_finite(col): return (~np.isfinite(col.to_numpy(np.float64, na_value=np.nan))).sum()
+
 def _check_numbers(to):
     "A `ValueError` that names a column which would make every loss NaN"
     for n in to.cont_names if isinstance(to, TabularPandas) else []:
-        if not np.isfinite(to[n].to_numpy(np.float64, na_value=np.nan)).all(): raise ValueError(
+        if _n_not_finite(to[n]): raise ValueError(
             f"continuous column {n!r} has missing or infinite values: add FillMissing to the procs, replace infinite "
             "values, and leave out a column without any value")
 
 def _check_targets(to):
     "A `ValueError` that names a target with missing or infinite values, which would make the loss NaN"
     for n in to.y_names.filter(lambda n: n in to.items) if isinstance(to, TabularPandas) else []:
-        if pd.api.types.is_float_dtype(to.items[n]) and (bad := (~np.isfinite(to.items[n].to_numpy(
-            np.float64, na_value=np.nan))).sum()): raise ValueError(
+        if pd.api.types.is_float_dtype(to.items[n]) and (bad := _n_not_finite(to.items[n])): raise ValueError(
             f"target {n!r} has {bad} missing or infinite values: leave out these rows")
 
 def _check_names(dls, **given):

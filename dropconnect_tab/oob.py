@@ -17,11 +17,11 @@ from fastai.torch_core import no_random, to_detach
 from fastcore.basics import getcallable, patch
 from fastcore.meta import noop
 
-from .checks import check_choice
+from .checks import check_choice, check_level
 from .masks import unwrap
 from .members import average_for, average_members, no_average
 from .model import DropConnectTabularModel
-from .predict import check_level, conformal_rank, rows_of, show_outputs
+from .predict import conformal_rank, rows_of, show_outputs
 
 # %% ../nbs/11a_oob.ipynb #b18b7139
 class _Outputs(Callback):

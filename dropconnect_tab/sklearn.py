@@ -196,7 +196,8 @@ def _check_settings(self:_DropConnectEstimator):
     if not isinstance(self.oob_score, (bool,np.bool_)) and not callable(self.oob_score): raise ValueError(
         f"oob_score={self.oob_score!r}: give True, or a function of y and out-of-bag predictions, such as r2_score")
     if getattr(self, 'calibrate', False): self._check_calibrates()
-    if not (isinstance(self.valid_pct, Real) and 0 < self.valid_pct < 1): raise ValueError(f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
+    if not (isinstance(self.valid_pct, Real) and 0 < self.valid_pct < 1): raise ValueError(
+        f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
 
 # %% ../nbs/16_sklearn.ipynb #de542338
 def _in_order(X, names):
@@ -206,29 +207,23 @@ def _in_order(X, names):
     return X.iloc[:,[found.index(o) for o in names]] if same else X
 
 @patch
-def _check_columns(self:_DropConnectEstimator, X):
-    "A `ValueError` that names a column which training rows did not have: scikit-learn looks at strings only"
-    found = [str(o) for o in X.columns]
-    if self._named and (other := [o for o in found if o not in self._names]): raise ValueError(
-        f"X has a column {other[0]!r}, which the training rows did not have: give {self._names}")
-
-@patch
 def _frame(self:_DropConnectEstimator, X, reset=False):
     "`X` as a DataFrame with the columns of the training rows, named by strings"
-    given = X
     if not isinstance(X, pd.DataFrame) and hasattr(X, 'to_pandas'):
         try: X = X.to_pandas()
         except ModuleNotFoundError: X = pd.DataFrame(X.to_dict(as_series=False))  # polars without pyarrow
-    if isinstance(X, pd.DataFrame):
+    if is_frame := isinstance(X, pd.DataFrame):
         if not reset: X = _in_order(X, self._names)
         validate_data(self, X, reset=reset, skip_check_array=True)
-        if not reset: self._check_columns(X)
         if 0 in X.shape: raise ValueError(f"X has {X.shape[0]} samples and {X.shape[1]} features: it needs both")
         names = [str(o) for o in X.columns]
+        # of names, scikit-learn looks at strings only
+        if not reset and self._named and (other := [o for o in names if o not in self._names]): raise ValueError(
+            f"X has a column {other[0]!r}, which the training rows did not have: give {self._names}")
     else:
         X = pd.DataFrame(validate_data(self, X, reset=reset, dtype=None, ensure_all_finite='allow-nan')).infer_objects()
         names = [f'x{i}' for i in range(X.shape[1])]
-    if reset: self._names,self._named = names,isinstance(X, pd.DataFrame) and hasattr(given, 'columns')
+    if reset: self._names,self._named = names,is_frame
     return X.set_axis(self._names, axis=1)  # where one side is an array, columns go by their places: scikit-learn warns
 
 @patch
