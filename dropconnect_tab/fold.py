@@ -14,7 +14,7 @@ from fastai.tabular.model import TabularModel
 from torch import nn
 
 from .embeddings import TargetScale
-from .layers import MemberEmbedding, MemberLayers
+from .layers import MemberEmbedding, MemberLayers, MemberNorm
 from .members import average_members
 from .model import DropConnectTabularModel
 
@@ -43,7 +43,7 @@ def _fold_layers(layers, k, scale, shift):
     "`layers` of `k` members as (weight, bias) and activations; inputs wait for `scale` and `shift`, (1, inputs)"
     res,waits = [],True
     for m in layers:
-        if type(m) in (nn.BatchNorm1d, TargetScale):
+        if type(m) in (nn.BatchNorm1d, MemberNorm, TargetScale):
             s,t = _affine(m, k)
             if res and isinstance(res[-1], tuple):
                 w,b = res.pop()

@@ -12,7 +12,7 @@ import torch
 from fastai.layers import SigmoidRange
 from torch import nn
 
-from .layers import EachMember, norm_like
+from .layers import EachMember, MemberDropout, norm_like
 from .masks import unwrap
 from .model import DropConnectTabularModel
 
@@ -78,6 +78,7 @@ def _merge_layers(layers):
         if hasattr(first, 'keep'): res.keep = _cat([o.keep for o in layers])
         return res
     if isinstance(first, nn.BatchNorm1d): return _merge_norms(layers)
+    if isinstance(first, MemberDropout): return MemberDropout(sum(o.members for o in layers), first.p)
     if isinstance(first, EachMember): return EachMember(copy.deepcopy(m) for o in layers for m in o)
     res = copy.deepcopy(first)
     res._modules = {n:_merge_layers([o._modules[n] for o in layers]) for n in first._modules}

@@ -61,13 +61,15 @@ def orthogonalize(
     steps:int=2, # Newton-Schulz steps; five bring small singular values close to 1, too
 ) -> torch.Tensor: # (..., U, I)
     "Matrices with the singular vectors of `x`, whose singular values are close to 1"
-    upright = x.shape[-2] > x.shape[-1]
+    shape,upright = x.shape,x.shape[-2] > x.shape[-1]
+    x = x.reshape(-1, *shape[-2:])
     if upright: x = x.mT
     x = x/(x.norm(dim=(-2,-1), keepdim=True)+1e-7)
     for _ in range(steps):
         a = x @ x.mT
-        x = 3.4445*x + (2.0315*a@a - 4.775*a)@x
-    return x.mT if upright else x
+        b = torch.baddbmm(a, a, a, beta=-4.775, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
+    return (x.mT if upright else x).reshape(shape)
 
 # %% ../nbs/07_optimizer.ipynb #0f5e0804
 def _n_blocks(n_neurons, block):
