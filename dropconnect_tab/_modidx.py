@@ -927,6 +927,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'dropconnect_tab.layers.MemberNorm': ('layers.html#membernorm', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.MemberNorm.forward': ( 'layers.html#membernorm.forward',
                                                                                        'dropconnect_tab/layers.py'),
+                                        'dropconnect_tab.layers._dropout_factors': ( 'layers.html#_dropout_factors',
+                                                                                     'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._each_layer': ('layers.html#_each_layer', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._for_members': ('layers.html#_for_members', 'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._make_plain': ('layers.html#_make_plain', 'dropconnect_tab/layers.py'),

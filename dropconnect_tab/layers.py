@@ -277,6 +277,14 @@ def from_linear(cls:DropConnectLinear,
     return linear
 
 # %% ../nbs/01_layers.ipynb #a6fd75ad
+def _dropout_factors(like, p):
+    "0 with probability `p`, else `1/(1-p)`; on a CPU a random 64-bit integer decides on four, each with `p` to 16 bits"
+    drop = round(p*2**16)  # of 2**16 equally likely integers
+    if like.device.type != 'cpu' or drop in (0,2**16): return F.dropout(torch.ones_like(like), p)
+    four = torch.empty((like.numel()+3)//4, dtype=torch.long).random_(-2**63, None)
+    keep = four.view(torch.int16)[:like.numel()].view(like.shape) >= drop-2**15
+    return keep.to(like.dtype).mul_(2**16/(2**16-drop))
+
 class MemberDropout(nn.Dropout):
     "`nn.Dropout` of `members` networks: in a row it drops the neurons with the same positions in all of them"
     def __init__(self,
@@ -289,7 +297,7 @@ class MemberDropout(nn.Dropout):
     def forward(self, x): # (1, K·U, B)
         if not self.training or self.p == 0: return x
         x = x.unflatten(1, (self.members,-1))
-        return (x*F.dropout(torch.ones_like(x[:,0]), self.p)).flatten(1, 2)
+        return (x*_dropout_factors(x[:,0], self.p)).flatten(1, 2)
 
     def extra_repr(self): return f"members={self.members}, {super().extra_repr()}"
 
