@@ -28,7 +28,7 @@ from dropconnect_tab.all import best_temperature, dropconnect_learner
 from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
-from dropconnect_tab.embeddings import _n_bins
+from dropconnect_tab.embeddings import ContEmbedding, _n_bins
 from dropconnect_tab.learner import _defaults, _opt_func
 from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.optimizer import FusedAdam
@@ -46,8 +46,8 @@ VARIANTS = {
     'Muon, wd=0.1': dict(muon=True, wd=.1),
     **{f'adapters, {n} members': dict(adapters=1., members=n) for n in (8, 16, 32)},
     'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
-    'rows of a batch by member': dict(apart=8)}
-OF_LEARNER = 'bs', 'muon', 'adapters', 'apart'  # settings that are not the learner's arguments
+    'rows of a batch by member': dict(apart=8), 'embeddings that extrapolate': dict(extrapolate=True)}
+OF_LEARNER = 'bs', 'muon', 'adapters', 'apart', 'extrapolate'  # settings that are not the learner's arguments
 
 
 def few_columns(n, dls):
@@ -100,6 +100,14 @@ def share_layers(model, share):
         block[0] = Adapted(model.members, old.in_features, old.out_features, factors)
 
 
+class Extrapolating(ContEmbedding):
+    "Beyond the training rows, where the embeddings are constant, their linear part goes on"
+    def forward(self, x):
+        beyond = (x - x.clamp(self.low, self.high)).T[:, None]*self.embed.linear0.weight[..., None]
+        k = self.members
+        return super().forward(x) + (beyond.unflatten(1, (k, -1)).permute(3, 1, 0, 2) if k else beyond.permute(2, 0, 1))
+
+
 def learner_for(variant, dls, seed):
     if variant == FASTAI: return tabular_learner(dls, lr=1e-2)
     more = VARIANTS[variant]
@@ -110,6 +118,7 @@ def learner_for(variant, dls, seed):
         cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
     learn = dropconnect_learner(dls, seed=seed, opt_func=FusedAdam, **given)
     if 'adapters' in more: share_layers(learn.model, more['adapters'])
+    if 'extrapolate' in more and learn.model.cont_embed: learn.model.cont_embed.__class__ = Extrapolating
     if 'muon' in more: learn.opt_func = _opt_func(learn.model, float('inf'), classes=True)  # however few rows
     return learn
 

@@ -49,9 +49,15 @@ def _dense(col):
     return pd.to_timedelta(col) if what.startswith('timedelta') else col
 
 # %% ../nbs/09_frame.ipynb #d7e0ab0a
-def _note(lost, name, values, read):
-    "Note in `lost` how many non-missing `values` of a column could not be `read`, and the first of them"
-    bad = [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
+_OR_COERCE = "or make such values missing at inference with errors='coerce'"
+
+def _unread(values, read):
+    "Those of `values` that are not missing, and could not be `read`"
+    return [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
+
+def _lose(name, bad, lost, why):
+    "A `ValueError` that says `why` the `bad` values of a column cannot be read, or a note in `lost` that they are missing"
+    if bad and lost is None: raise ValueError(f"column {name!r} {why(bad[0])}, {_OR_COERCE}")
     if bad: lost.append((name, bad[0], len(bad)))
 
 def _as_floats(col):
@@ -68,8 +74,6 @@ def _as_float(v):
     try: return v.total_seconds() if hasattr(v, 'total_seconds') else float(v)
     except (ValueError, TypeError): return np.nan
 
-_OR_COERCE = "or make such values missing at inference with errors='coerce'"
-
 def _numbers(name, col, lost=None):
     "`col` as float64, NaN where values are missing; durations in seconds"
     try: res = _as_floats(col)
@@ -81,7 +85,9 @@ def _numbers(name, col, lost=None):
     infinite = np.isinf(res)
     if infinite.any() and lost is None: raise ValueError(
         f"column {name!r} has infinite values: replace them by a number, or by NaN if missing, {_OR_COERCE}")
-    if lost is not None: _note(lost, name, col, res := np.where(infinite, np.nan, res))
+    if lost is None: return res
+    res = np.where(infinite, np.nan, res)
+    _lose(name, _unread(col, res), lost, None)
     return res
 
 # %% ../nbs/09_frame.ipynb #a60fea21
@@ -118,8 +124,6 @@ def _labels(name, col, known=None):
 # %% ../nbs/09_frame.ipynb #17e69793
 _PARTS = ('Year','Month','Week','Day','Dayofweek','Dayofyear','Is_month_end','Is_month_start','Is_quarter_end',
           'Is_quarter_start','Is_year_end','Is_year_start','Hour','Minute','Second','Elapsed')
-
-
 
 def _dateparts(name, dates, wanted=None):
     "What fastai's `add_datepart` makes of dates: `name_Year`, `name_Dayofweek`, ...; all, or those that are `wanted`"
@@ -348,10 +352,7 @@ def read_text(col, how, lost=None):
     values = [_text(o, how) for o in col.tolist()]
     read = _read_all(how, [*dict.fromkeys(o for o in values if isinstance(o, str) and o not in how.missing)])
     bad = [o for o in values if isinstance(o, str) and o not in how.missing and read[o] is None]
-    if bad and lost is None: raise ValueError(
-        f"column {col.name!r} was read as {how} in training, and now has {bad[0]!r}{how.hint}: make it missing, "
-        f"{_OR_COERCE}")
-    if bad: lost.append((col.name, bad[0], len(bad)))
+    _lose(col.name, bad, lost, lambda o: f"was read as {how} in training, and now has {o!r}{how.hint}: make it missing")
     others = {type(o) for o in values if not (isinstance(o, str) or _is_missing(o))}
     if others:
         values = [read.get(o) if isinstance(o, str) else None if _is_missing(o) else _on_the_wall(o) for o in values]
@@ -375,11 +376,8 @@ def _dates(name, col, lost=None):
         return _on_the_wall(v) if isinstance(v, (date,np.datetime64)) else None
     values = col.tolist()
     read = np.array([None if _is_missing(o) else as_date(o) for o in values], 'datetime64[us]')
-    _note(bad := [], name, values, read)
-    if bad and lost is None: raise ValueError(
-        f"column {name!r} is not made of dates, and was in training: it has {bad[0][1]!r}; make it missing, "
-        f"{_OR_COERCE}")
-    if bad: lost += bad
+    _lose(name, _unread(values, read), lost,
+          lambda o: f"is not made of dates, and was in training: it has {o!r}; make it missing")
     return read
 
 # %% ../nbs/09_frame.ipynb #7686a787
@@ -414,9 +412,7 @@ def _read_booleans(col, lost=None):
     "'True' and 'False' of what may mean them; others are a `ValueError`, or missing and noted in `lost`"
     texts = [None if _is_missing(o) else str(o).strip() for o in col.tolist()]
     bad = [o for o in texts if o and o.lower() not in _WORDS]
-    if bad and lost is None: raise ValueError(
-        f"column {col.name!r} was true or false in training, and now has {bad[0]!r}: give True or False, {_OR_COERCE}")
-    if bad: lost.append((col.name, bad[0], len(bad)))
+    _lose(col.name, bad, lost, lambda o: f"was true or false in training, and now has {o!r}: give True or False")
     return pd.Series([_WORDS.get(o.lower()) if o else None for o in texts], col.index, name=col.name, dtype=object)
 
 # %% ../nbs/09_frame.ipynb #e8b0aa32
