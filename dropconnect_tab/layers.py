@@ -310,8 +310,9 @@ class MemberNorm(nn.BatchNorm1d):
         neurons = self.num_features  # a group of one neuron each: group norm over rows is batch norm
         res,mean,rstd = torch.native_group_norm(x, self.weight, self.bias, 1, neurons, n, neurons, self.eps)
         with torch.no_grad():
-            var = (rstd[0]**-2 - self.eps).clamp_min_(0)*(n/(n-1))
-            for o,new in ((self.running_mean,mean[0]),(self.running_var,var)): o.lerp_(new, self.momentum)
+            self.running_mean.mul_(1-self.momentum).add_(mean[0], alpha=self.momentum)
+            var = rstd[0].pow(-2).sub_(self.eps).clamp_min_(0)
+            self.running_var.mul_(1-self.momentum).add_(var, alpha=self.momentum*n/(n-1))
             self.num_batches_tracked += 1
         return res
 
