@@ -152,7 +152,8 @@ def test_what_is_said_of_epochs(said_by, folder):
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
 
 
-@pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/before', 'levers/larger', 'oob', 'oob/kept'])
+@pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/before', 'levers/larger',
+                                    'levers/extrapolation', 'oob', 'oob/kept'])
 def test_tables_of_slices_come_from_the_files(said_by, folder):
     out, name = root/'results'/folder, folder.split('/')[0]
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
