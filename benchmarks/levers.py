@@ -169,8 +169,8 @@ def summary(ratio, seeds):
         means = [percent(gmean(o)) if len(o) else '' for o in (x, x[::2], x[1::2])]
         rows.append([name, len(x), seeds[name], *means, (x < .995).sum(), (x > 1.005).sum(),
                      f'{percent(x.max())} ({x.idxmax()})', f'{percent(x.min())} ({x.idxmin()})'])
-    return markdown(['instead of the default', 'datasets', 'seeds', 'geometric mean', 'half', 'other half', 'lower by .5%',
-                     'higher by .5%', 'worst', 'best'], rows)
+    return markdown(['instead of the default', 'datasets', 'seeds', 'geometric mean', 'half', 'other half', 'over .5% lower',
+                     'over .5% higher', 'highest', 'lowest'], rows)
 
 
 def levers_table(out):

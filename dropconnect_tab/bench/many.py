@@ -268,8 +268,8 @@ def format_pairs(
         rows.append([method, other, str(len(logs)), *(ratio(runs[runs.task==o], method, other) for o in tasks),
                      '/'.join(map(str, count_wins(runs, method, other))), f'{np.exp(logs.max()):.2f} ({logs.idxmax()})',
                      f'{np.exp((seconds[method]-seconds[other]).mean()):.2g}'])
-    head = ['method', 'beside', 'datasets', *(f'error ratio, {o}' for o in tasks), 'wins/ties/losses', 'worst',
-            'fit time ratio']
+    head = ['method', 'compared with', 'datasets', *(f'error ratio, {o}' for o in tasks), 'wins/ties/losses',
+            'highest ratio', 'fit time ratio']
     return _markdown(head, rows)
 
 
