@@ -65,9 +65,7 @@ class _Random:
     def __init__(self, rng): self.rng = rng
     def suggest_categorical(self, name, choices): return choices[self.rng.integers(len(choices))]
     def suggest_int(self, name, low, high): return int(self.rng.integers(low, high, endpoint=True))
-    def suggest_float(self, name, low, high, log):
-        if log: return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
-        return float(self.rng.uniform(low, high))
+    def suggest_float(self, name, low, high, log): return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
 
 def random_settings(
     n:int=200, # How many

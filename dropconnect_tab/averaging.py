@@ -25,7 +25,7 @@ class AverageWeights(Callback):
     "Validate and predict with an average of the weights that training passes through (Shamir and Zhang 2013)"
     order,run_valid = 55,False  # the average is there before callbacks that keep or save what an epoch has found
     def __init__(self,
-        power:float=3., # Weights count by this power of their number of steps: 0 is a plain mean, 3 forgets early ones
+        power:float=3., # The i-th weights count by i to this power: 0 is a plain mean, 3 forgets early ones
         times:int=4, # How often an epoch's weights enter the average
     ):
         if not power >= 0: raise ValueError(f"power={power!r}: give 0 for a plain average, or a number above it")
@@ -153,7 +153,7 @@ def can_validate(learn, cbs=None):
     return len(learn.dls.valid) > 0 or any(getattr(o, 'has_rows', False) for o in learn.cbs+L(cbs))
 
 def max_epochs(n_rows):
-    "How long to train `n_rows` training rows where nothing stops the training"
+    "The most epochs of a fit on `n_rows` training rows that the validation loss does not stop: 10 to 60"
     return min(60, max(10, 500_000//n_rows))
 
 @patch

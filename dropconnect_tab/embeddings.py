@@ -203,7 +203,7 @@ def get_cont_edges(
 
 # %% ../nbs/04_embeddings.ipynb #01f81fdf
 class TargetScale(nn.Module):
-    "`mean + std*x`: outputs of a model, in the units of its target"
+    "`mean + std*x`: outputs in the units of the target, whose gradients are divided by `std**power` in training"
     def __init__(self,
         mean, # Mean of the target: one value, or one for each output
         std, # Its standard deviation, above 0

@@ -122,7 +122,7 @@ def plot_regrowth(self:Learner,
     return axs
 
 # %% ../nbs/15_interpret.ipynb #dfc5aad0
-def _row_errors(preds, targs, kind): # preds (rows, members, outputs) → (members, rows)
+def _row_errors(preds, targs, kind): # preds (rows, members, outputs) → (members, rows), of numbers (members, rows · outputs)
     "Errors of each member: differences, or minus the log of the true class's probability"
     if kind == 'numbers': return (preds-targs.view(len(preds), 1, -1)).transpose(0, 1).flatten(1)
     p = preds.clamp_min(1e-12)
@@ -158,16 +158,13 @@ def plot_members(self:Learner,
     return axs
 
 # %% ../nbs/15_interpret.ipynb #fa110002
-def _draw_rows(dl, max_rows, rng):
-    "`dl` with `max_rows` of its rows, drawn at random"
-    seed = int(torch.randint(2**62, (), generator=rng))
-    rows = np.sort(np.random.default_rng(seed).choice(dl.n, max_rows, replace=False))
-    dl.get_idxs = lambda: rows
-
 def _all_rows(learn, ds_idx, dl, max_rows=None, rng=None):
     "Inputs, and targets with all that comes with them, of at most `max_rows` rows: tensors on the model's device"
     dl = rows_of(learn.dls, ds_idx, dl).new(shuffle=False, drop_last=False)
-    if max_rows is not None and max_rows < dl.n: _draw_rows(dl, max_rows, rng)
+    if max_rows is not None and max_rows < dl.n:
+        seed = int(torch.randint(2**62, (), generator=rng))
+        rows = np.sort(np.random.default_rng(seed).choice(dl.n, max_rows, replace=False))
+        dl.get_idxs = lambda: rows
     batch = [torch.cat(o) for o in zip(*dl)]
     batch,n_inp = to_device(batch, next(learn.model.parameters()).device),learn.dls.n_inp
     return batch[:n_inp],batch[n_inp:]

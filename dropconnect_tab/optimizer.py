@@ -58,9 +58,9 @@ def FusedAdam(
 # %% ../nbs/07_optimizer.ipynb #0f5e0802
 def orthogonalize(
     x:torch.Tensor, # Matrices, (..., U, I)
-    steps:int=2, # Newton-Schulz steps; five bring small singular values close to 1, too
+    steps:int=2, # Newton-Schulz steps; five bring small singular values near 1, too
 ) -> torch.Tensor: # (..., U, I)
-    "Matrices with the singular vectors of `x`, whose singular values are close to 1"
+    "Matrices with the singular vectors of `x`, whose singular values are near 1: most from 0.2 to 1.2 after two steps"
     shape,upright = x.shape,x.shape[-2] > x.shape[-1]
     x = x.reshape(-1, *shape[-2:])
     if upright: x = x.mT

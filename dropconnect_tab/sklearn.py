@@ -111,6 +111,7 @@ class _DropConnectEstimator(BaseEstimator):
     "What regressor and classifier share"
     fit:Callable; predict_dist:Callable  # patched in below, where a type checker does not look
     learner_:Learner; columns_:TableColumns; history_:pd.DataFrame
+    calibrate = None # an argument of the classifier
     _of_learner = ('weight_p','mask','unit','rescale','members','layers','emb_std','n_bins','cont_scale','oob',
                    'oob_groups','ps','config','lr','opt_func')
     def __init__(self,
@@ -119,7 +120,7 @@ class _DropConnectEstimator(BaseEstimator):
         mask:str='trainable', # 'trainable' (sparse initialization), 'frozen' (static mask) or 'resampled' (DropConnect)
         unit:str=None, # 'weight', or 'feature' (a column's inputs together); None: as `few_inputs` counts, else 'weight'
         rescale:bool=True, # Multiply kept weights by `1/sqrt(1-weight_p)`?
-        members:int=8, # Networks, each with its own weights, masks and embeddings, that are averaged
+        members:int=8, # Ensemble members, each with its own weights, masks and embeddings
         layers:list=None, # Sizes of hidden layers; None: [200,100]
         emb_std=None, # Standard deviation of the initial categorical embeddings; None: the learner's
         n_bins:int=None, # Bins of the numerical embeddings; None: 48, fewer for few rows; 0: no embeddings
@@ -133,10 +134,10 @@ class _DropConnectEstimator(BaseEstimator):
         lr:float=1e-2, # Learning rate, the highest one of a one-cycle schedule
         wd:float=None, # Weight decay; None: the optimizer's own
         bs:int=None, # Rows in a batch; None: 256, fewer where that makes less than 20 batches, 16 at least
-        opt_func=None, # Makes the optimizer; None: the learner's
+        opt_func=None, # Optimizer, a function as in fastai; None: the learner's
         loss_func=None, # Loss of a single network, in classification of logits; None: squared error, or cross-entropy
         cbs=None, # More callbacks of fastai for the training, used as they are
-        early_stopping:bool=False, # Keep the second half's epoch of lowest validation loss? Without `n_epoch`: hold rows out
+        early_stopping:bool=False, # Keep the best epoch of the second half? Without `n_epoch`: hold rows out
         valid_pct:float=0.1, # Fraction of the rows held out to say when to stop, if neither `X_val` nor out-of-bag rows do
         patience:int=3, # Epochs without a lower validation loss before training stops, or its rate is lowered
         cat_names=None, # Columns that are categorical, whatever their values; others by fastai's `cont_cat_split`
@@ -195,7 +196,7 @@ def _check_settings(self:_DropConnectEstimator):
         f"oob=False leaves out no rows, which oob_score={self.oob_score!r} or calibrate=True would need")
     if not isinstance(self.oob_score, (bool,np.bool_)) and not callable(self.oob_score): raise ValueError(
         f"oob_score={self.oob_score!r}: give True, or a function of y and out-of-bag predictions, such as r2_score")
-    if getattr(self, 'calibrate', False): self._check_calibrates()
+    if self.calibrate: self._check_calibrates()
     if not (isinstance(self.valid_pct, Real) and 0 < self.valid_pct < 1): raise ValueError(
         f"valid_pct={self.valid_pct!r}: give a fraction between 0 and 1")
 
@@ -264,7 +265,7 @@ def _own(self:_DropConnectEstimator, names):
     return {o:getattr(self, o) for o in self._of_learner if o in names}
 
 @patch
-def _needs_oob(self:_DropConnectEstimator): return bool(self.oob_score or getattr(self, 'calibrate', False))
+def _needs_oob(self:_DropConnectEstimator): return bool(self.oob_score or self.calibrate)
 
 @patch
 def _learner_settings(self:_DropConnectEstimator):
@@ -318,7 +319,7 @@ def _compare_with_constant(self:_DropConnectEstimator):
     if not len(learn.dls.valid_ds): return
     (weights,valid_weights),train = (getattr(o, 'row_weights', None) for o in learn.dls.loaders),learn.dls.train_ds.ys
     with _quiet(learn): preds = learn.get_preds(1, inner=True)[0].numpy().astype(np.float64)  # no epoch to record
-    errors = self._errors(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
+    errors = self._against_constant(train.to_numpy(), weights, learn.dls.valid_ds.ys.to_numpy(), preds, valid_weights)
     fewer = f"fewer epochs than n_epoch={self.n_epoch}, " if self.n_epoch else ''
     for name,(what,net,whose,constant) in zip(train, errors):
         if net > constant: warnings.warn(
@@ -338,7 +339,7 @@ def _score_left_out(self:_DropConnectEstimator, y, rows):
 
 _FITTING = RLock()  # the global generators are shared by all threads: one fit at a time
 
-def _own_order(loaders, seed):
+def _seed_loaders(loaders, seed):
     "Orders of rows that are the seed's: a thread of others, such as dask's, may draw from Python's generator meanwhile"
     rng = Random(seed)
     for dl in loaders:
@@ -361,7 +362,7 @@ def _sets_aside(self:_DropConnectEstimator, n, by_oob):
     return self.early_stopping or self.n_epoch is None and n >= _FEW_TO_JUDGE and not by_oob
 
 @patch
-def _join(self:_DropConnectEstimator, learn, every_row):
+def _refit_on_all_rows(self:_DropConnectEstimator, learn, every_row):
     "Resume with all rows for a quarter of the best number of epochs, at the rate of the best, so that no row is wasted"
     rec = learn.recorder
     before = rec.values,rec.losses,rec.lrs,rec.iters
@@ -384,7 +385,7 @@ def _train(self:_DropConnectEstimator, learn, every_row, by_oob):
                               cbs=KeepBest(self.patience, start=.5) if self.early_stopping else None)
     self._compare_with_constant()
     joins = self.n_epoch is None and every_row is not None and len(learn.recorder.values) > 0  # a whole epoch
-    if joins: self._join(learn, every_row)
+    if joins: self._refit_on_all_rows(learn, every_row)
     return joins
 
 # %% ../nbs/16_sklearn.ipynb #e57d211a
@@ -407,7 +408,7 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
     with _FITTING,_threads(self.n_jobs),no_random(seed, reproducible=False):
         by_oob = X_val is None and self._stops_by_oob(X)
         self.columns_,dls,(train,valid),every_row = self._dls(X, y, weights, X_val, y_val, weights_val, by_oob)
-        _own_order([*dls.loaders, every_row], seed)
+        _seed_loaders([*dls.loaders, every_row], seed)
         loss,cbs = self._loss(),L(self.cbs)
         owners = [getattr(o, 'learn', None) for o in cbs]
         if weights is not None or weights_val is not None: loss = _WeightedLoss(loss)
@@ -424,11 +425,11 @@ def _fit(self:_DropConnectEstimator, X, y, sample_weight, X_val, y_val, weights_
             raise ValueError(f"the weights are no longer finite numbers: try a lower lr than {self.lr!r}")
         names = [o for o in learn.recorder.metric_names if o not in ('epoch','time')]
         self.history_ = pd.DataFrame(learn.recorder.values, columns=names, dtype=float).rename_axis('epoch')
-        if getattr(self, 'calibrate', False):
+        if self.calibrate:
             with _quiet(learn): learn.calibrate()
         elif by_oob and unwrap(learn.model).leave_out.each > 1: self._calibrate_by(learn)
         if self.oob_score: self._score_left_out(all_y, rows[np.concatenate([train,valid]) if joined else train])
-    self._serve()
+    self._make_predictor()
 
 # %% ../nbs/16_sklearn.ipynb #efb775c6
 @patch
@@ -455,7 +456,7 @@ def fit(self:_DropConnectEstimator,
 
 # %% ../nbs/16_sklearn.ipynb #25bb6895
 @patch
-def _serve(self:_DropConnectEstimator):
+def _make_predictor(self:_DropConnectEstimator):
     self._predictor = Predictor(self.learner_, self.learner_.dls.device, copy=False)
 
 _FEW = 8  # up to so many rows are encoded one by one: that takes microseconds, whole columns take longer
@@ -470,7 +471,7 @@ def _encoded(encoder, rows):
 def _preds(self:_DropConnectEstimator, X):
     check_is_fitted(self)
     p,learn = self._predictor,self.learner_
-    if p.model is not unwrap(learn.model) or p.device != learn.dls.device: self._serve()
+    if p.model is not unwrap(learn.model) or p.device != learn.dls.device: self._make_predictor()
     rows = self.columns_(self._frame(X), self.errors)
     # In a block of rows that is not full the last digit depends on a row's place: fill it up with the last row
     cats,conts = _encoded(self._predictor.encoder, rows)
@@ -514,7 +515,7 @@ def __setstate__(self:_DropConnectEstimator, state):
     learn = torch.load(BytesIO(state['learner_']), map_location=where, weights_only=False)
     if where: learn.dls.cpu()
     BaseEstimator.__setstate__(self, {**state, 'learner_':learn})
-    self._serve()
+    self._make_predictor()
 
 # %% ../nbs/16_sklearn.ipynb #c4296e0a
 def _free(name, taken):
@@ -573,7 +574,7 @@ class DropConnectRegressor(RegressorMixin, _DropConnectEstimator):
         if len(names) != y.shape[1]: names = [f'target_{i}' for i in range(y.shape[1])]
         return pd.DataFrame(y, columns=[_free(str(o), taken) for o in names])
 
-    def _errors(self, train, weights, valid, preds, valid_weights):
+    def _against_constant(self, train, weights, valid, preds, valid_weights):
         if not takes_target_scale(self.loss_func): return
         power,scale = loss_power(self.loss_func),self._shift_scale[1]
         if power == 2: what,whose,constant = 'root mean squared error',"the mean's",np.average(train, 0, weights)
@@ -633,7 +634,7 @@ class DropConnectClassifier(ClassifierMixin, _DropConnectEstimator):
     def __init__(self,
         *,
         class_weight=None, # Class weights, times sample weights: dict, or 'balanced': equal totals; None: 1 each
-        calibrate:bool=None, # Temperature from out-of-bag rows? None: from the rows that say when to stop, if not `X_val`
+        calibrate:bool=None, # Calibrate on out-of-bag rows? None: on the early-stopping rows, unless they are `X_val`
         **kwargs
     ):
         self.class_weight,self.calibrate = class_weight,calibrate
@@ -732,7 +733,7 @@ def _take_left_out(self:DropConnectClassifier, y, preds, known):
     return y.iloc[known,0].to_numpy(self.classes_.dtype),self.classes_[preds[known].argmax(1)]
 
 @patch
-def _errors(self:DropConnectClassifier, train, weights, valid, preds, valid_weights):
+def _against_constant(self:DropConnectClassifier, train, weights, valid, preds, valid_weights):
     loss = getattr(self.loss_func, 'func', self.loss_func)
     if loss is not None and not (isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None): return
     codes,rates = valid[:,0],np.bincount(train[:,0], weights, len(self.classes_))
