@@ -29,6 +29,7 @@ from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.embeddings import ContEmbedding, _n_bins
+from dropconnect_tab.layers import MemberDropout
 from dropconnect_tab.learner import _defaults, _opt_func
 from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.optimizer import FusedAdam
@@ -46,8 +47,9 @@ VARIANTS = {
     'Muon, wd=0.1': dict(muon=True, wd=.1),
     **{f'adapters, {n} members': dict(adapters=1., members=n) for n in (8, 16, 32)},
     'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
-    'rows of a batch by member': dict(apart=8), 'embeddings that extrapolate': dict(extrapolate=True)}
-OF_LEARNER = 'bs', 'muon', 'adapters', 'apart', 'extrapolate'  # settings that are not the learner's arguments
+    'rows of a batch by member': dict(apart=8), 'embeddings that extrapolate': dict(extrapolate=True),
+    'dropout by member': dict(own_dropout=True)}
+OF_LEARNER = 'bs', 'muon', 'adapters', 'apart', 'extrapolate', 'own_dropout'  # settings that are not the learner's arguments
 
 
 def few_columns(n, dls):
@@ -108,6 +110,13 @@ class Extrapolating(ContEmbedding):
         return super().forward(x) + (beyond.unflatten(1, (k, -1)).permute(3, 1, 0, 2) if k else beyond.permute(2, 0, 1))
 
 
+def drop_by_member(model):
+    "Let each member drop other positions"
+    for block in model.layers[:-1]:
+        for i, o in enumerate(block):
+            if isinstance(o, MemberDropout): block[i] = nn.Dropout(o.p)
+
+
 def learner_for(variant, dls, seed):
     if variant == FASTAI: return tabular_learner(dls, lr=1e-2)
     more = VARIANTS[variant]
@@ -118,6 +127,7 @@ def learner_for(variant, dls, seed):
         cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
     learn = dropconnect_learner(dls, seed=seed, opt_func=FusedAdam, **given)
     if 'adapters' in more: share_layers(learn.model, more['adapters'])
+    if 'own_dropout' in more: drop_by_member(learn.model)
     if 'extrapolate' in more and learn.model.cont_embed: learn.model.cont_embed.__class__ = Extrapolating
     if 'muon' in more: learn.opt_func = _opt_func(learn.model, float('inf'), classes=True)  # however few rows
     return learn
@@ -196,7 +206,10 @@ def main():
     args = p.parse_args()
 
     def fill(file):
-        there = {(o['dataset'], o['variant'], o['seed']) for o in read_jsonl(file)}
+        runs = read_jsonl(file)
+        if other := {o['rows'] for o in runs} - {args.rows}: raise SystemExit(
+            f"{file} has fits of at most {other.pop()} rows, and --rows is {args.rows}: give another --out")
+        there = {(o['dataset'], o['variant'], o['seed']) for o in runs}
         todo = [(n, v, s) for s in range(args.seeds) for v in args.variants for n in args.datasets]
         run = partial(fit, folder=args.folder, rows=args.rows)
         side_by_side(file, run, [o for o in todo if o not in there], args.jobs)
