@@ -924,6 +924,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'dropconnect_tab.layers.MemberLinear.reset_parameters': ( 'layers.html#memberlinear.reset_parameters',
                                                                                                   'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.MemberNorm': ('layers.html#membernorm', 'dropconnect_tab/layers.py'),
+                                        'dropconnect_tab.layers.MemberNorm._is_fast': ( 'layers.html#membernorm._is_fast',
+                                                                                        'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers.MemberNorm.forward': ( 'layers.html#membernorm.forward',
                                                                                        'dropconnect_tab/layers.py'),
                                         'dropconnect_tab.layers._dropout_factors': ( 'layers.html#_dropout_factors',

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .checks import check_choice, check_weight_p
+from .checks import check_choice, check_weight_p, check_whole
 
 # Axes: K members, U neurons of one member, I inputs of one member, B rows
 
@@ -292,7 +292,7 @@ class MemberDropout(nn.Dropout):
         p:float=0.5, # Probability with which a neuron is dropped
     ):
         super().__init__(p)
-        self.members = members
+        self.members = check_whole('members', members, 1)
 
     def forward(self, x): # (1, K·U, B)
         if not self.training or self.p == 0: return x
@@ -305,9 +305,9 @@ class MemberDropout(nn.Dropout):
 class MemberNorm(nn.BatchNorm1d):
     "`nn.BatchNorm1d` of (1, neurons, rows), in half of its time where it trains on a CPU"
     def forward(self, x):
-        n,fast = x.shape[-1],self.training and x.device.type == 'cpu' and self.momentum is not None
-        if not fast or n < 2 or self.running_mean is None or x.dtype != self.running_mean.dtype: return super().forward(x)
-        neurons = self.num_features  # a group of one neuron each: group norm over rows is batch norm
+        n,neurons = x.shape[-1],self.num_features
+        if not self._is_fast(x) or n < 2: return super().forward(x)
+        # With a group for each neuron, group norm is batch norm
         res,mean,rstd = torch.native_group_norm(x, self.weight, self.bias, 1, neurons, n, neurons, self.eps)
         with torch.no_grad():
             self.running_mean.mul_(1-self.momentum).add_(mean[0], alpha=self.momentum)
@@ -315,6 +315,10 @@ class MemberNorm(nn.BatchNorm1d):
             self.running_var.mul_(1-self.momentum).add_(var, alpha=self.momentum*n/(n-1))
             self.num_batches_tracked += 1
         return res
+
+    def _is_fast(self, x):
+        if not self.training or self.momentum is None or self.running_mean is None or x.device.type != 'cpu': return False
+        return x.dtype == self.running_mean.dtype in (torch.float,torch.double) and x.shape[:-1] == (1,self.num_features)
 
 # %% ../nbs/01_layers.ipynb #a6fd75ae
 class EachMember(nn.ModuleList):

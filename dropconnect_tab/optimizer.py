@@ -62,7 +62,7 @@ def orthogonalize(
 ) -> torch.Tensor: # (..., U, I)
     "Matrices with the singular vectors of `x`, whose singular values are near 1: most from 0.2 to 1.2 after two steps"
     shape,upright = x.shape,x.shape[-2] > x.shape[-1]
-    x = x.reshape(-1, *shape[-2:])
+    x = x.flatten(0, -3) if x.ndim > 2 else x[None]
     if upright: x = x.mT
     x = x/(x.norm(dim=(-2,-1), keepdim=True)+1e-7)
     for _ in range(steps):

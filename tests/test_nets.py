@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from dropconnect_tab.all import (DropConnectCallback, DropConnectTabularModel, TabTensorDL, WeightMasks,
                                  dropconnect_config, dropconnect_learner, fast_dls, load_predictor)
-from dropconnect_tab.layers import MemberDropout, MemberEmbedding, MemberLayers
+from dropconnect_tab.layers import MemberDropout, MemberEmbedding, MemberLayers, MemberNorm
 from dropconnect_tab.masks import find_linears, unwrap
 
 layers = [12, 8]
@@ -303,6 +303,30 @@ def test_dropout_of_members_at_its_limits(p, n, dtype):
     assert layer(x).dtype == dtype and layer(x).shape == x.shape and layer(x).isfinite().all()
     assert torch.equal(layer.eval()(x), x)
     if p in (0, 1): assert (layer.train()(x) == 1-p).all()
+
+
+@pytest.mark.parametrize('n, dtype', [(2, torch.float), (64, torch.float), (64, torch.double), (256, torch.half)])
+@pytest.mark.parametrize('settings', [{}, dict(affine=False), dict(momentum=None), dict(momentum=.5, eps=.1),
+                                      dict(track_running_stats=False)], ids=str)
+def test_batch_norm_of_members_is_batch_norm(settings, n, dtype):
+    "Outputs, gradients and statistics, in training and afterwards; with half of the digits also after large values"
+    torch.manual_seed(0)
+    ours, usual = (cls(6, **settings).to(dtype) for cls in (MemberNorm, nn.BatchNorm1d))
+    wide = 300 if dtype == torch.half else 3
+    for scale in (wide, 1.):
+        x = [(scale*o).to(dtype).requires_grad_() for o in [torch.randn(1, 6, n)+.5]*2]
+        res = [m(o) for m, o in zip((ours, usual), x)]
+        for o in res: o.square().mul(torch.arange(n, dtype=dtype)/n).sum().backward()
+        pairs = [res, [o.grad for o in x], *zip([o.grad for o in ours.parameters()], [o.grad for o in usual.parameters()]),
+                 *zip(ours.state_dict().values(), usual.state_dict().values())]
+        for a, b in pairs: assert torch.allclose(a, b, rtol=1e-3, atol=1e-3) and a.dtype == b.dtype
+    assert torch.allclose(*(m.eval()(x[0]) for m in (ours, usual)), atol=1e-3)
+
+
+def test_batch_norm_of_members_refuses_what_batch_norm_does():
+    with pytest.raises(ValueError, match='more than 1 value'): MemberNorm(6)(torch.randn(1, 6, 1))
+    with pytest.raises(RuntimeError): MemberNorm(6)(torch.randn(6, 64))
+    with pytest.raises(ValueError, match='members=0.3'): MemberDropout(.3)
 
 
 def test_the_net_of_a_member_has_a_plain_dropout():

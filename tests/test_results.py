@@ -329,6 +329,14 @@ def test_what_is_said_of_thirty_datasets():
     tabm = np.exp(np.log(errors['estimator']/errors['tabm']).groupby(runs.groupby('dataset').task.first()).mean())
     assert round(float(tabm['classification']), 2) == .90 and round(float(tabm['regression']), 2) in (1.01, 1.02)
     for _, some in runs.groupby('task'): assert rank_many(some, every).mean.index[0] == 'estimator'
+    classes = errors[runs.groupby('dataset').task.first() == 'classification'].drop('grants-random')
+    def without_grants(method, other): return round(float(np.exp(np.log(classes[method]/classes[other]).mean())), 2)
+    assert [without_grants('one-word', 'fastai-untuned'), without_grants('learner', 'fastai')] == [.76, .92]
+    assert [without_grants('estimator', o) for o in ('fastai', 'xgb', 'lgbm', 'catboost', 'hgb')] == [
+        .86, .88, .85, .90, .90]
+    fewer = [round(100*(1-o)) for o in (np.exp(np.log(fewest)[runs.groupby('dataset').task.first() == t].mean())
+                                        for t in ('regression', 'classification'))]
+    assert fewer == [8, 31] and (fewest < .99).sum() == 28
 
 
 def test_what_is_said_of_epochs_and_members():
