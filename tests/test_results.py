@@ -141,12 +141,21 @@ def test_what_is_said_of_epochs(said_by, folder):
     runs = pd.DataFrame(read_jsonl(out/'runs.jsonl'))
     errs = runs.pivot_table(index='dataset', columns='fit', values='error')
     over = errs.div(errs.min(axis=1), axis=0)
-    mean, worst = np.exp(np.log(over).mean()), over.max()
+    mean = np.exp(np.log(over).mean())
     if folder == 'epochs':
-        fits = ['one-cycle 12', 'estimator', 'out-of-bag']
-        assert errs.shape == (12, 6) and [round(float(o), 3) for o in mean[fits]] == [1.088, 1.027, 1.017]
-        assert mean.drop(fits[1:]).idxmin() == 'one-cycle 12' and over['estimator'].idxmax() == 'letter'
-        assert [round(float(o), 2) for o in worst[fits]] == [1.54, 1.18, 1.14]
+        two, rows, fixed = ['estimator', 'out-of-bag'], runs.groupby('dataset').train.first(), [f'one-cycle {o}' for o in (6, 12, 24, 48)]
+        assert errs.shape == (30, 6) and (over['out-of-bag'] <= 1.05).sum() == 27
+        assert round(float(mean['out-of-bag']/mean['estimator']), 3) == .978
+        some = over.drop('chess')
+        mean, large = np.exp(np.log(some).mean()), some[rows.drop('chess') >= 1000]
+        assert [round(float(o), 3) for o in mean[two]] == [1.043, 1.009] and mean[fixed].idxmin() == 'one-cycle 24'
+        assert [round(float(o), 3) for o in (mean['one-cycle 24'], some['out-of-bag'].max(), some['estimator'].max())] == [
+            1.121, 1.076, 1.279]
+        mean = np.exp(np.log(large).mean())
+        assert [round(float(o), 3) for o in mean[two]] == [1.029, 1.009] and mean[fixed].idxmin() == 'one-cycle 12'
+        assert [round(float(o), 2) for o in (mean['one-cycle 12'], large['one-cycle 12'].max(), large['estimator'].max())] == [
+            1.07, 1.53, 1.12]
+        assert [round(float(o), 4) for o in errs.loc['chess', [*two, 'one-cycle 48']]] == [.0107, .0147, .0003]
     else:
         usual, none = (errs[f'one-cycle 6, ps={o}'] for o in (.1, .0))
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
