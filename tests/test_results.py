@@ -134,7 +134,7 @@ def test_what_is_said_of_a_search(said_by):
     assert (round(max(valid), 1), round(test.min(), 1), round(test.max(), 1), round(test.mean(), 1)) == (6., .4, 1.6, 1.2)
 
 
-@pytest.mark.parametrize('folder', ['epochs', 'epochs/dropout'])
+@pytest.mark.parametrize('folder', ['epochs', 'epochs/dropout', 'epochs/larger'])
 def test_what_is_said_of_epochs(said_by, folder):
     out = root/'results'/folder
     assert said_by('epochs')['epochs_table'](out) == (out/'epochs.md').read_text()
@@ -143,7 +143,8 @@ def test_what_is_said_of_epochs(said_by, folder):
     over = errs.div(errs.min(axis=1), axis=0)
     mean = np.exp(np.log(over).mean())
     if folder == 'epochs':
-        two, rows, fixed = ['estimator', 'out-of-bag'], runs.groupby('dataset').train.first(), [f'one-cycle {o}' for o in (6, 12, 24, 48)]
+        two, fixed = ['estimator', 'out-of-bag'], [f'one-cycle {o}' for o in (6, 12, 24, 48)]
+        rows = runs.groupby('dataset').train.first()
         assert errs.shape == (30, 6) and (over['out-of-bag'] <= 1.05).sum() == 27
         assert round(float(mean['out-of-bag']/mean['estimator']), 3) == .978
         some = over.drop('chess')
@@ -156,13 +157,14 @@ def test_what_is_said_of_epochs(said_by, folder):
         assert [round(float(o), 2) for o in (mean['one-cycle 12'], large['one-cycle 12'].max(), large['estimator'].max())] == [
             1.07, 1.53, 1.12]
         assert [round(float(o), 4) for o in errs.loc['chess', [*two, 'one-cycle 48']]] == [.0119, .0163, .0003]
+    elif folder == 'epochs/larger': assert len(errs) == 6 and round(float(mean['out-of-bag']/mean['estimator']), 3) == .967
     else:
         usual, none = (errs[f'one-cycle 6, ps={o}'] for o in (.1, .0))
         assert len(errs) == 9 and (round((usual/none).max(), 3), round((usual/none)['hotel_rates'], 2)) == (1.009, .96)
 
 
 @pytest.mark.parametrize('folder', ['settings', 'dropout', 'theory', 'levers', 'levers/before', 'levers/larger',
-                                    'levers/extrapolation', 'oob', 'oob/kept'])
+                                    'levers/extrapolation', 'levers/dropout', 'oob', 'oob/kept'])
 def test_tables_of_slices_come_from_the_files(said_by, folder):
     out, name = root/'results'/folder, folder.split('/')[0]
     assert said_by(name)[f'{name}_table'](out) == (out/f'{name}.md').read_text()
