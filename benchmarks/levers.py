@@ -29,7 +29,7 @@ from dropconnect_tab.bench.datasets import dataset_dls
 from dropconnect_tab.bench.files import read_jsonl
 from dropconnect_tab.bench.runs import errors
 from dropconnect_tab.embeddings import ContEmbedding, _n_bins
-from dropconnect_tab.layers import MemberDropout
+from dropconnect_tab.layers import MemberDropout, _each_layer
 from dropconnect_tab.learner import _defaults, _opt_func
 from dropconnect_tab.masks import few_inputs
 from dropconnect_tab.optimizer import FusedAdam
@@ -49,7 +49,8 @@ VARIANTS = {
     'adapters for half of the columns, 32 members': dict(adapters=.5, members=32),
     'rows of a batch by member': dict(apart=8), 'embeddings that extrapolate': dict(extrapolate=True),
     'dropout by member': dict(own_dropout=True)}
-OF_LEARNER = 'bs', 'muon', 'adapters', 'apart', 'extrapolate', 'own_dropout'  # settings that are not the learner's arguments
+# Settings that are not the learner's arguments
+OF_LEARNER = 'bs', 'muon', 'adapters', 'apart', 'extrapolate', 'own_dropout'
 
 
 def few_columns(n, dls):
@@ -110,11 +111,9 @@ class Extrapolating(ContEmbedding):
         return super().forward(x) + (beyond.unflatten(1, (k, -1)).permute(3, 1, 0, 2) if k else beyond.permute(2, 0, 1))
 
 
-def drop_by_member(model):
-    "Let each member drop other positions"
-    for block in model.layers[:-1]:
-        for i, o in enumerate(block):
-            if isinstance(o, MemberDropout): block[i] = nn.Dropout(o.p)
+def drop_by_member(layer):
+    "A layer of members, whose dropout drops other positions in each"
+    return nn.Dropout(layer.p) if isinstance(layer, MemberDropout) else layer
 
 
 def learner_for(variant, dls, seed):
@@ -127,7 +126,7 @@ def learner_for(variant, dls, seed):
         cont_emb_sz=_defaults(len(dls.train_ds), len(dls.cont_names), [], True)['cont_emb_sz']))
     learn = dropconnect_learner(dls, seed=seed, opt_func=FusedAdam, **given)
     if 'adapters' in more: share_layers(learn.model, more['adapters'])
-    if 'own_dropout' in more: drop_by_member(learn.model)
+    if 'own_dropout' in more: _each_layer(learn.model.layers, drop_by_member)
     if 'extrapolate' in more and learn.model.cont_embed: learn.model.cont_embed.__class__ = Extrapolating
     if 'muon' in more: learn.opt_func = _opt_func(learn.model, float('inf'), classes=True)  # however few rows
     return learn

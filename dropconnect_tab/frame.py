@@ -55,7 +55,7 @@ def _unread(values, read):
     "Those of `values` that are not missing, and could not be `read`"
     return [v for v,gone in zip(values, np.isnan(read)) if gone and not _is_missing(v)]
 
-def _lose(name, bad, lost, why):
+def _lose(name, bad, lost, why=None):
     "A `ValueError` that says `why` the `bad` values of a column cannot be read, or a note in `lost` that they are missing"
     if bad and lost is None: raise ValueError(f"column {name!r} {why(bad[0])}, {_OR_COERCE}")
     if bad: lost.append((name, bad[0], len(bad)))
@@ -85,9 +85,9 @@ def _numbers(name, col, lost=None):
     infinite = np.isinf(res)
     if infinite.any() and lost is None: raise ValueError(
         f"column {name!r} has infinite values: replace them by a number, or by NaN if missing, {_OR_COERCE}")
-    if lost is None: return res
-    res = np.where(infinite, np.nan, res)
-    _lose(name, _unread(col, res), lost, None)
+    if lost is not None:
+        res = np.where(infinite, np.nan, res)
+        _lose(name, _unread(col, res), lost)
     return res
 
 # %% ../nbs/09_frame.ipynb #a60fea21

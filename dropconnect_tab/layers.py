@@ -305,8 +305,8 @@ class MemberDropout(nn.Dropout):
 class MemberNorm(nn.BatchNorm1d):
     "`nn.BatchNorm1d` of (1, neurons, rows), in half of its time where it trains on a CPU"
     def forward(self, x):
-        n,neurons = x.shape[-1],self.num_features
-        if not self._is_fast(x) or n < 2: return super().forward(x)
+        if not self._is_fast(x): return super().forward(x)
+        _,neurons,n = x.shape
         # With a group for each neuron, group norm is batch norm
         res,mean,rstd = torch.native_group_norm(x, self.weight, self.bias, 1, neurons, n, neurons, self.eps)
         with torch.no_grad():
@@ -318,7 +318,8 @@ class MemberNorm(nn.BatchNorm1d):
 
     def _is_fast(self, x):
         if not self.training or self.momentum is None or self.running_mean is None or x.device.type != 'cpu': return False
-        return x.dtype == self.running_mean.dtype in (torch.float,torch.double) and x.shape[:-1] == (1,self.num_features)
+        if x.dtype != self.running_mean.dtype or x.dtype not in (torch.float,torch.double): return False
+        return x.shape[:-1] == (1,self.num_features) and x.shape[-1] > 1
 
 # %% ../nbs/01_layers.ipynb #a6fd75ae
 class EachMember(nn.ModuleList):

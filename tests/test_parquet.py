@@ -206,8 +206,9 @@ def test_what_was_read_does_not_stay_in_memory(tmp_path):
     table = pa.table({f'x{i}': rng.normal(size=100_000) for i in range(10)})
     pytest.importorskip('pyarrow.parquet').write_table(table, path, row_group_size=5000)
     names, before = table.column_names, pa.total_allocated_bytes()
-    most = max(pa.total_allocated_bytes() for _ in _tables(pads.dataset(path), names, names, None, 5000)) - before
-    assert path.stat().st_size > 7e6 and most < 6e6  # of 8e6 in all; how many groups are read ahead depends on the machine
+    def most(): return max(pa.total_allocated_bytes() for _ in _tables(pads.dataset(path), names, names, None, 5000)) - before
+    # Arrow's threads may be ahead, the more so on a busy machine; what stays is there in every pass
+    assert path.stat().st_size > 7e6 and min(most() for _ in range(10)) < 4e6
 
 
 # --- what takes loaders -----------------------------------------------------------------------------------------------
